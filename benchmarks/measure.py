@@ -1,0 +1,117 @@
+"""Timing two models in turn, and what becomes of the figures: percentiles, medians over rounds, ratios."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, TypeVar
+
+import numpy as np
+
+from common.tokenization import Text
+from serve.engine import BatchLimits, Engine
+
+# The two parts, in the order in which they are shown.
+ROLES = ("student", "teacher")
+PERCENTILES = (50, 90, 99)
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One figure of both models.
+
+    Attributes:
+        student, teacher: one value a round, in the same unit; the values of one round were taken one after the other.
+    """
+
+    student: Sequence[float]
+    teacher: Sequence[float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Medians over the rounds, their ratio, and the least and greatest ratio of a single round.
+
+        The ratio is student over teacher; None where the teacher's figure is 0.
+        """
+        student, teacher = median(self.student), median(self.teacher)
+        by_round = [ratio(*values) for values in zip(self.student, self.teacher, strict=True)]
+        known = [value for value in by_round if value is not None]
+        return {
+            "student": significant(student),
+            "teacher": significant(teacher),
+            "ratio": ratio(student, teacher),
+            "ratio_range": [min(known), max(known)] if known else None,
+        }
+
+
+def ratio(student: float, teacher: float) -> float | None:
+    """Student over teacher; None where that means nothing."""
+    return significant(student / teacher) if teacher else None
+
+
+def significant(value: float) -> float:
+    """`value` to six significant digits: no timer is better."""
+    return float(f"{value:.6g}")
+
+
+def percentiles(seconds: Sequence[float]) -> dict[str, float]:
+    """`p50`, `p90` and `p99` of durations in seconds, as milliseconds; linear between neighbours."""
+    values = np.percentile(np.asarray(seconds) * 1e3, PERCENTILES)
+    return {f"p{rank}": float(value) for rank, value in zip(PERCENTILES, values, strict=True)}
+
+
+def alternate(
+    engines: dict[str, Engine],
+    jobs: Sequence[Callable[[Engine], Result]],
+    rounds: int,
+    done: Callable[[], Any],
+) -> list[dict[str, list[Result]]]:
+    """Runs every job with both models in every round.
+
+    Within a job one model follows the other at once, and each round swaps who goes first: a machine that slows down
+    or is busy for a while does so for both.
+
+    Args:
+        engines: by role.
+        jobs: each measures one thing on the engine it is given.
+        done: called after each pair of measurements.
+
+    Returns:
+        For each job, by role, one result a round.
+    """
+    results: list[dict[str, list[Result]]] = [{role: [] for role in ROLES} for _ in jobs]
+    for turn in range(rounds):
+        order = ROLES if turn % 2 == 0 else ROLES[::-1]
+        for job, result in zip(jobs, results, strict=True):
+            for role in order:
+                result[role].append(job(engines[role]))
+            done()
+    return results
+
+
+def time_calls(engine: Engine, texts: Sequence[Text]) -> list[float]:
+    """Seconds of each text's own call, from the string to the answer."""
+    seconds = []
+    for text in texts:
+        started = time.perf_counter()
+        engine.classify([text])
+        seconds.append(time.perf_counter() - started)
+    return seconds
+
+
+def time_batches(engine: Engine, texts: Sequence[Text], size: int) -> float:
+    """Seconds for all the texts in batches of `size`, sorted by length, tokenizing included."""
+    # The token limit is out of the way: the batches shall have the size that the report says.
+    limits = BatchLimits(items=size, tokens=size * engine.encoder.max_length)
+    batched = Engine(engine.bundle, engine.model, engine.encoder, limits)
+    started = time.perf_counter()
+    batched.classify(texts)
+    return time.perf_counter() - started
+
+
+def affordable(seconds: float, cost: float, *, least: int, most: int) -> int:
+    """How many units of `cost` seconds fit into `seconds`, within the bounds (`most` wins)."""
+    return min(most, max(least, int(seconds / max(cost, 1e-9))))

@@ -1,0 +1,110 @@
+"""What a model costs a process: start-up time and peak memory, each measured in a process of its own.
+
+Run as a program, this file is that process. It imports what serving a bundle needs and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import WorkFailedError
+from common.tokenization import Text
+
+BATCH_SIZE = 32
+_ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class ProcessCost:
+    """One process's.
+
+    Attributes:
+        start_up_s: from the start of the process to its first answer, which includes Python, the imports, verifying
+            the bundle and opening the model.
+        peak_memory_mb: the most physical memory it held (10^6 bytes), the interpreter and libraries included.
+    """
+
+    start_up_s: float
+    peak_memory_mb: float
+
+
+def measure_process(bundle: Path, threads: int, texts: Sequence[Text]) -> ProcessCost:
+    """Starts a fresh Python that opens the bundle, answers the first text and then all of them.
+
+    Args:
+        threads: of the model; 0 takes one a core.
+        texts: answered in batches of `BATCH_SIZE`; their longest batch sets the peak.
+
+    Raises:
+        WorkFailedError: the process failed.
+    """
+    # -P keeps the directory one happens to be in from hiding our modules.
+    command = [sys.executable, "-P", "-m", "benchmarks.process_cost", str(bundle.resolve()), str(threads)]
+    path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
+    with tempfile.TemporaryFile() as errors:
+        started = time.perf_counter()
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env={**os.environ, "PYTHONPATH": path},
+        ) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            try:
+                # A process that ended early has closed its end; its exit code tells more than the pipe's error.
+                with contextlib.suppress(BrokenPipeError):
+                    process.stdin.write(json.dumps(list(texts)).encode())
+                    process.stdin.close()
+                first = process.stdout.readline()
+                start_up = time.perf_counter() - started
+                rest = process.stdout.read()
+            except BaseException:
+                process.kill()
+                raise
+        if process.returncode or not first:
+            errors.seek(0)
+            lines = errors.read().decode(errors="replace").strip().splitlines() or ["no message"]
+            raise WorkFailedError(
+                f"the process that measures {bundle} ended with code {process.returncode}: {lines[-1]}"
+            )
+    return ProcessCost(start_up, json.loads(rest)["peak_bytes"] / 1e6)
+
+
+def peak_memory() -> int:
+    """The most bytes of physical memory that this process held."""
+    # Linux carries a parent's peak over into getrusage of a child that it starts; VmHWM begins with the program.
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def main(bundle: str, threads: str) -> None:
+    """The measured process: a line when the first text is answered, and its peak memory when all are."""
+    from serve.engine import BatchLimits, Engine
+
+    engine = Engine.load(bundle, threads=int(threads), limits=BatchLimits(items=BATCH_SIZE))
+    texts = [tuple(text) if isinstance(text, list) else text for text in json.load(sys.stdin)]
+    engine.classify(texts[:1])
+    print("answered", flush=True)
+    engine.classify(texts)
+    print(json.dumps({"peak_bytes": peak_memory()}), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

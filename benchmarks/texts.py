@@ -1,0 +1,103 @@
+"""Which of the real texts are measured: a drawn sample, neighbours in length for batches, and bins of length."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from common.tokenization import Text, TextEncoder
+
+# Tokens a text, special tokens included; the last bin has no upper end.
+LENGTH_BINS: tuple[tuple[int, int | None], ...] = ((1, 16), (17, 32), (33, 64), (65, 128), (129, None))
+# A bin with fewer real texts than this is filled up with joined ones.
+ENOUGH_TEXTS = 4
+# Joined texts that are made for a bin, and how many tokens they reach in the bin without an upper end.
+_JOINED_TEXTS = 8
+_LONGEST_JOINED = 256
+
+
+@dataclass(frozen=True)
+class LengthBin:
+    """Texts of like length.
+
+    Attributes:
+        low, high: tokens, both included; `high` None for no upper end.
+        texts: in drawn order.
+        joined: how many of them are several texts of the data in one, since the data has too few of this length.
+    """
+
+    low: int
+    high: int | None
+    texts: list[Text]
+    joined: int
+
+    @property
+    def name(self) -> str:
+        if self.high is None:
+            return f">{self.low - 1}"
+        return f"≤{self.high}" if self.low == 1 else f"{self.low}–{self.high}"
+
+
+def bins_by_length(
+    texts: Sequence[Text], lengths: Sequence[int], encoder: TextEncoder, draw: random.Random
+) -> list[LengthBin]:
+    """The texts by length, each bin in drawn order; a bin that nothing falls into is left out.
+
+    Args:
+        lengths: tokens of each text, truncated at the encoder's limit.
+        encoder: counts the tokens of joined texts; no bin lies beyond its limit.
+    """
+    bins = []
+    for low, high in LENGTH_BINS:
+        real = [text for text, length in zip(texts, lengths, strict=True) if low <= length <= (high or length)]
+        draw.shuffle(real)
+        highest = min(high or _LONGEST_JOINED, encoder.max_length)
+        joined = [] if len(real) >= ENOUGH_TEXTS else _joined_texts(texts, low, highest, encoder, draw)
+        if real or joined:
+            bins.append(LengthBin(low, high, real + joined, len(joined)))
+    return bins
+
+
+def neighbours(texts: Sequence[Text], lengths: Sequence[int], size: int, groups: int) -> list[Text]:
+    """Groups of `size` texts that are neighbours in length, taken at even distances from the shortest to the longest.
+
+    A few texts thus stand for a long table that is cut into batches by length: batches drawn from few texts at random
+    would be mostly padding.
+    """
+    order = sorted(range(len(texts)), key=lambda row: lengths[row])
+    available = len(order) // size
+    if available <= groups:
+        return [texts[row] for row in order]
+    starts = [int((group + 0.5) * available / groups) * size for group in range(groups)]
+    return [texts[row] for start in starts for row in order[start : start + size]]
+
+
+def _joined_texts(texts: Sequence[Text], low: int, high: int, encoder: TextEncoder, draw: random.Random) -> list[Text]:
+    """Up to `_JOINED_TEXTS` texts of `low` to `high` tokens, each made of consecutive texts of the data."""
+    joined: list[Text] = []
+    if high < low:
+        return joined
+    for _ in range(4 * _JOINED_TEXTS):
+        goal = draw.randint(low, high)
+        start = draw.randrange(len(texts))
+        text, tokens, parts = texts[start], 0, 1
+        while True:
+            encoded = encoder.encode([text])[0]
+            tokens = encoded.tokens
+            # Tokens stop growing at the encoder's limit, hence the second condition.
+            if tokens >= goal or encoded.truncated:
+                break
+            text = _join(text, texts[(start + parts) % len(texts)])
+            parts += 1
+        if parts > 1 and tokens <= high and not encoded.truncated:
+            joined.append(text)
+        if len(joined) == _JOINED_TEXTS:
+            break
+    return joined
+
+
+def _join(first: Text, second: Text) -> Text:
+    if isinstance(first, tuple):
+        return (f"{first[0]} {second[0]}", f"{first[1]} {second[1]}")
+    return f"{first} {second}"

@@ -1,0 +1,80 @@
+"""The one exception tree. Each class carries its error code, HTTP status and exit code: this file is the whole map."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class UnderstudyError(Exception):
+    """A foreseeable fault, told in one line that says what is wrong and what to do."""
+
+    code: ClassVar[str] = "failed"
+    status: ClassVar[int] = 500
+    exit_code: ClassVar[int] = 1
+
+
+class WorkFailedError(UnderstudyError):
+    """The arguments and the input were right and the work still failed."""
+
+
+class InputError(UnderstudyError):
+    """The arguments or the input are wrong; trying again unchanged cannot help."""
+
+    code = "invalid"
+    status = 422
+    exit_code = 2
+
+
+class MalformedError(InputError):
+    """A request body that cannot be parsed at all."""
+
+    code = "malformed"
+    status = 400
+
+
+class NotFoundError(InputError):
+    """A route or a model that is not there."""
+
+    code = "not_found"
+    status = 404
+
+
+class TooLargeError(InputError):
+    """A body, a text or a batch over its limit."""
+
+    code = "too_large"
+    status = 413
+
+
+class TextError(InputError):
+    """One text that cannot be classified: empty, not a string, too long to be read, or not encodable."""
+
+    code = "invalid_text"
+
+
+class OverloadedError(UnderstudyError):
+    """The queue is full; the same request may be admitted later."""
+
+    code = "overloaded"
+    status = 429
+
+
+class NotReadyError(UnderstudyError):
+    """The server is starting or stopping, or its worker is gone."""
+
+    code = "not_ready"
+    status = 503
+
+
+class DeadlineError(UnderstudyError):
+    """The request's time was up before its turn came."""
+
+    code = "deadline"
+    status = 504
+
+
+class CallerGoneError(UnderstudyError):
+    """The caller hung up before the answer; nobody reads this one, but the request is counted under its status."""
+
+    code = "caller_gone"
+    status = 499

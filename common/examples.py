@@ -1,0 +1,184 @@
+"""Labelled texts read from a table, checked row by row."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.errors import InputError, TextError
+from common.files import sha256
+from common.hub import HUB_PREFIX, read_hub_rows
+from common.labels import MULTI_LABEL, REGRESSION, SEPARATOR, SINGLE_LABEL, Task, split_labels
+from common.tables import TableReader
+from common.tokenization import Text, check_text
+
+PAIR_NAMES = (
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+    ("text", "text_pair"),
+)
+TEXT_NAMES = ("text", "sentence")
+LABEL_NAMES = ("label", "labels", "intent", "category")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns hold what; None is found by the usual names, or is absent."""
+
+    text: str | None = None
+    pair: str | None = None
+    label: str | None = None
+
+    def found_in(self, columns: Sequence[str], place: str, *, need_label: bool) -> Columns:
+        """These columns with the unnamed ones found among a table's.
+
+        Raises:
+            InputError: a named column is absent, no text column is found, or no label column where one is needed.
+        """
+        for name in (self.text, self.pair, self.label):
+            if name is not None and name not in columns:
+                raise InputError(f"{place} has no column '{name}'; it has: {', '.join(columns)}")
+        text, pair = self.text, self.pair
+        if text is None:
+            if pair is not None:
+                raise InputError("a pair column needs its text column named too")
+            text, pair = next(
+                ((first, second) for first, second in PAIR_NAMES if first in columns and second in columns),
+                (next((name for name in TEXT_NAMES if name in columns), None), None),
+            )
+        if text is None:
+            raise InputError(f"{place} has no text column: name it with --text-column; it has: {', '.join(columns)}")
+        label = self.label or next((name for name in LABEL_NAMES if name in columns), None)
+        if label is None and need_label:
+            raise InputError(f"{place} has no label column: name it with --label-column; it has: {', '.join(columns)}")
+        return Columns(text, pair, label)
+
+    def text_of(self, row: dict[str, Any]) -> Text:
+        """The row's text, or its pair of texts, unchecked."""
+        assert self.text is not None
+        return row.get(self.text) if self.pair is None else (row.get(self.text), row.get(self.pair))  # type: ignore[return-value]
+
+
+BY_USUAL_NAMES = Columns()
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Labelled texts.
+
+    Attributes:
+        source: the file's path, or `hub:NAME`.
+        sha256: of the file, or of the rows where they come from a hub.
+        texts: one text or one pair a row.
+        labels: the label column's values as strings; empty where the table has none and none is needed.
+        places: where each row stands, for error messages.
+    """
+
+    source: str
+    sha256: str
+    texts: list[Text]
+    labels: list[str]
+    places: list[str]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def describe(self) -> dict[str, Any]:
+        """What a record or manifest keeps of the data: the file's name (no directories), hash and row count."""
+        name = self.source if self.source.startswith(HUB_PREFIX) else Path(self.source).name
+        return {"name": name, "sha256": self.sha256, "rows": len(self)}
+
+
+def read_examples(source: str, columns: Columns, *, split: str = "train", need_label: bool = True) -> Examples:
+    """Reads a whole table of texts and their labels.
+
+    Args:
+        source: a file, or `hub:NAME[/CONFIG]`.
+        columns: which columns hold text, pair and label.
+        split: which split of a hub data set; unused for files.
+        need_label: whether a table without a label column is an error; else its `labels` come back empty.
+
+    Raises:
+        InputError: the table cannot be read, has no such columns or no rows, or a row is bad (with its line number).
+    """
+    place, names, rows = _rows(source, split)
+    columns = columns.found_in(names, source, need_label=need_label)
+    texts, labels, places = [], [], []
+    for number, row in rows:
+        here = f"{source}, {place} {number}"
+        text = columns.text_of(row)
+        try:
+            check_text(text)
+        except TextError as error:
+            raise InputError(f"{here}: {error}") from None
+        texts.append(text)
+        places.append(here)
+        if columns.label is not None:
+            value = row.get(columns.label)
+            if value is None:
+                raise InputError(f"{here}: no label")
+            labels.append(as_label(value))
+    if not texts:
+        raise InputError(f"{source} holds no rows")
+    return Examples(source, _digest(source, texts, labels), texts, labels, places)
+
+
+def find_task(train: Examples, *, multi_label: bool, regression: bool, known: tuple[str, ...] = ()) -> Task:
+    """The task that the training labels pose.
+
+    Args:
+        known: the model's own labels; their order is kept where they are the same set.
+
+    Raises:
+        InputError: an empty label, fewer than two labels, or no number where one is asked for.
+    """
+    if multi_label and regression:
+        raise InputError("--multi-label and --regression exclude each other")
+    if regression:
+        Task(REGRESSION, ("score",)).targets(train.labels, train.places)
+        return Task(REGRESSION, ("score",))
+    if multi_label:
+        labels = {label for value in train.labels for label in split_labels(value)}
+        if not labels:
+            raise InputError(f"{train.source}: no row has a label")
+        return Task(MULTI_LABEL, known if set(known) == labels else tuple(sorted(labels)))
+    for value, place in zip(train.labels, train.places, strict=True):
+        if not value.strip():
+            raise InputError(f"{place}: empty label")
+    labels = set(train.labels)
+    if len(labels) < 2:
+        raise InputError(
+            f"{train.source}: every row has the label '{next(iter(labels))}'; a classifier needs two or more"
+        )
+    if len(labels) > max(1000, len(train) // 2):
+        raise InputError(f"{train.source}: {len(labels)} different labels in {len(train)} rows; is it a --regression?")
+    return Task(SINGLE_LABEL, known if set(known) == labels else tuple(sorted(labels)))
+
+
+def _rows(source: str, split: str) -> tuple[str, list[str], Iterator[tuple[int, dict[str, Any]]]]:
+    if source.startswith(HUB_PREFIX):
+        names, rows = read_hub_rows(source, split)
+        return "row", names, rows
+    reader = TableReader(Path(source))
+    return reader.place, reader.columns, reader.rows()
+
+
+def as_label(value: Any) -> str:
+    """A label column's value as a string; a list (as Parquet or JSON may hold) as a multi-label value."""
+    if isinstance(value, list):
+        return SEPARATOR.join(str(label) for label in value)
+    return str(value)
+
+
+def _digest(source: str, texts: Sequence[Text], labels: Sequence[str]) -> str:
+    if not source.startswith(HUB_PREFIX):
+        return sha256(Path(source))
+    digest = hashlib.sha256()
+    for row in zip(texts, labels, strict=True):
+        digest.update(repr(row).encode())
+    return digest.hexdigest()

@@ -1,0 +1,118 @@
+"""Labels as strings in a fixed order, and the three kinds of head: one label, several labels, a number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import InputError
+
+SINGLE_LABEL = "single_label_classification"
+MULTI_LABEL = "multi_label_classification"
+REGRESSION = "regression"
+PROBLEM_TYPES = (SINGLE_LABEL, MULTI_LABEL, REGRESSION)
+
+# Between the labels of one row of a multi-label table.
+SEPARATOR = "|"
+# A multi-label head names every label at or above this probability.
+MULTI_LABEL_THRESHOLD = 0.5
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a head answers.
+
+    Attributes:
+        problem_type: one of `PROBLEM_TYPES`, as in a transformers config.
+        labels: the labels in the order of the logits; for regression the one name of the number.
+    """
+
+    problem_type: str
+    labels: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.problem_type not in PROBLEM_TYPES:
+            raise InputError(f"problem_type is '{self.problem_type}', not one of {', '.join(PROBLEM_TYPES)}")
+        if len(set(self.labels)) != len(self.labels) or not self.labels:
+            raise InputError(f"labels must be distinct and at least one, not {list(self.labels)}")
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Task:
+        """The task of a transformers config, read as transformers' pipeline does where problem_type is unset."""
+        id2label = {int(index): str(label) for index, label in (config.get("id2label") or {}).items()}
+        count = len(id2label) or int(config.get("num_labels") or 2)
+        labels = tuple(id2label.get(index, f"LABEL_{index}") for index in range(count))
+        # The pipeline applies a sigmoid to a head of one output whose problem_type is unset.
+        default = MULTI_LABEL if count == 1 else SINGLE_LABEL
+        return cls(config.get("problem_type") or default, labels)
+
+    def targets(self, values: Sequence[str], places: Sequence[str]) -> NDArray[Any]:
+        """Label strings as training targets.
+
+        Returns:
+            int64 `[rows]` for one label, float32 `[rows, labels]` for several, float32 `[rows]` for a number.
+
+        Raises:
+            InputError: a label that the task has not, or no number, with its place.
+        """
+        index = {label: position for position, label in enumerate(self.labels)}
+        if self.problem_type == REGRESSION:
+            return np.array([_number(value, place) for value, place in zip(values, places, strict=True)], np.float32)
+        if self.problem_type == SINGLE_LABEL:
+            return np.array(
+                [_index(value, index, place) for value, place in zip(values, places, strict=True)], np.int64
+            )
+        targets = np.zeros((len(values), len(self.labels)), np.float32)
+        for row, (value, place) in enumerate(zip(values, places, strict=True)):
+            for label in split_labels(value):
+                targets[row, _index(label, index, place)] = 1.0
+        return targets
+
+
+def split_labels(value: str) -> list[str]:
+    """The labels of one multi-label value; an empty value has none."""
+    return [label.strip() for label in value.split(SEPARATOR) if label.strip()]
+
+
+def activate(logits: NDArray[np.floating], problem_type: str, temperature: float = 1.0) -> NDArray[np.float32]:
+    """Logits into scores, by what the head's problem_type asks for.
+
+    Args:
+        logits: `[batch, labels]`.
+        temperature: divides the logits before softmax or sigmoid; a regression output is left as it is.
+
+    Returns:
+        `[batch, labels]`: softmax for one label, sigmoid for several, the number itself for regression.
+    """
+    if problem_type == REGRESSION:
+        return np.asarray(logits, np.float32)
+    scaled = np.asarray(logits, np.float64) / temperature
+    if problem_type == MULTI_LABEL:
+        # exp of a non-positive number on both branches, so that no logit overflows.
+        small = np.exp(-np.abs(scaled))
+        return np.where(scaled >= 0, 1.0 / (1.0 + small), small / (1.0 + small)).astype(np.float32)
+    shifted = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
+    return (shifted / shifted.sum(axis=-1, keepdims=True)).astype(np.float32)
+
+
+def _index(label: str, index: dict[str, int], place: str) -> int:
+    try:
+        return index[label]
+    except KeyError:
+        known = ", ".join(list(index)[:8]) + (", …" if len(index) > 8 else "")
+        raise InputError(f"{place}: the label '{label}' is not one of the model's {len(index)} ({known})") from None
+
+
+def _number(value: str, place: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        raise InputError(f"{place}: the label '{value}' is not a number") from None
+    if not math.isfinite(number):
+        raise InputError(f"{place}: the label '{value}' is not a finite number")
+    return number

@@ -1,0 +1,137 @@
+"""Metrics by task, from scikit-learn and scipy, which are imported when a metric is computed and not before."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import InputError
+from common.labels import MULTI_LABEL, MULTI_LABEL_THRESHOLD, REGRESSION, SINGLE_LABEL, Task
+
+# The first metric of each kind is its default.
+METRICS = {
+    SINGLE_LABEL: ("accuracy", "macro-f1", "f1", "f1-accuracy", "matthews"),
+    MULTI_LABEL: ("micro-f1", "macro-f1", "exact-match"),
+    REGRESSION: ("pearson-spearman", "pearson", "spearman", "mse"),
+}
+LOWER_IS_BETTER = frozenset({"mse"})
+
+
+def available_metrics(task: Task) -> tuple[str, ...]:
+    """The metrics that fit a task; plain F1 needs two labels, of which the second counts as positive."""
+    names = METRICS[task.problem_type]
+    if task.problem_type == SINGLE_LABEL and len(task.labels) != 2:
+        return tuple(name for name in names if name not in ("f1", "f1-accuracy"))
+    return names
+
+
+def choose_metric(task: Task, name: str | None) -> str:
+    """`name` if it measures this kind of task, else the kind's default.
+
+    Raises:
+        InputError: a metric of another kind of task, or F1 of a task of more than two labels.
+    """
+    names = available_metrics(task)
+    if name is None:
+        return names[0]
+    if name not in names:
+        raise InputError(f"the metric '{name}' does not fit this task; choose one of {', '.join(names)}")
+    return name
+
+
+def evaluate(task: Task, scores: NDArray[np.floating], targets: NDArray[Any]) -> dict[str, float]:
+    """Every metric that fits the task.
+
+    Args:
+        scores: `[rows, labels]`, what `common.labels.activate` gives.
+        targets: what `Task.targets` gives.
+    """
+    tally = Tally(task)
+    tally.add(scores, targets)
+    return tally.metrics()
+
+
+class Tally:
+    """Counts answers as they come, so that metrics need no memory a row (but for regression: 8 bytes a row).
+
+    Labelled rows are counted by (target, answer); the counts weigh those pairs when the metric is computed.
+    """
+
+    def __init__(self, task: Task):
+        self._task = task
+        self._counts: Counter[tuple[Any, Any]] = Counter()
+        self._numbers: list[NDArray[np.float32]] = []
+        self.rows = 0
+
+    def add(self, scores: NDArray[np.floating], targets: NDArray[Any]) -> None:
+        """Counts some rows; the arguments are those of `evaluate`."""
+        self.rows += len(scores)
+        if self._task.problem_type == REGRESSION:
+            self._numbers.append(np.stack([targets, scores[:, 0]]).astype(np.float32))
+        elif self._task.problem_type == SINGLE_LABEL:
+            self._counts.update(zip(targets.tolist(), scores.argmax(axis=-1).tolist(), strict=True))
+        else:
+            chosen = scores >= MULTI_LABEL_THRESHOLD
+            rows = zip((targets > 0).tolist(), chosen.tolist(), strict=True)
+            self._counts.update((tuple(target), tuple(answer)) for target, answer in rows)
+
+    def metrics(self) -> dict[str, float]:
+        """Every metric that fits the task, over the rows counted so far (at least one)."""
+        if self._task.problem_type == REGRESSION:
+            targets, predicted = np.concatenate(self._numbers, axis=1)
+            return {name: _measure_number(name, predicted, targets) for name in available_metrics(self._task)}
+        pairs = list(self._counts)
+        targets = np.array([target for target, _ in pairs])
+        predicted = np.array([answer for _, answer in pairs])
+        weights = np.array([self._counts[pair] for pair in pairs])
+        return {
+            name: _measure_labels(name, self._task, predicted, targets, weights)
+            for name in available_metrics(self._task)
+        }
+
+
+def _measure_labels(
+    name: str, task: Task, predicted: NDArray[Any], targets: NDArray[Any], weights: NDArray[np.int64]
+) -> float:
+    from sklearn import metrics
+
+    several = task.problem_type == MULTI_LABEL
+    match name:
+        case "accuracy" | "exact-match":
+            return float(metrics.accuracy_score(targets, predicted, sample_weight=weights))
+        case "matthews":
+            return float(metrics.matthews_corrcoef(targets, predicted, sample_weight=weights))
+        case "f1":
+            return float(metrics.f1_score(targets, predicted, sample_weight=weights, zero_division=0.0))
+        case "f1-accuracy":
+            # GLUE's summary of MRPC and QQP: the mean of the two.
+            parts = [_measure_labels(part, task, predicted, targets, weights) for part in ("f1", "accuracy")]
+            return sum(parts) / 2
+        case _:
+            average = name.removesuffix("-f1")
+            # For one label, only those that occur in targets or answers count, as scikit-learn has it.
+            return float(
+                metrics.f1_score(
+                    targets.astype(bool) if several else targets,
+                    predicted.astype(bool) if several else predicted,
+                    average=average,
+                    sample_weight=weights,
+                    zero_division=0.0,
+                )
+            )
+
+
+def _measure_number(name: str, predicted: NDArray[np.float32], targets: NDArray[np.float32]) -> float:
+    from scipy import stats
+
+    if name == "mse":
+        return float(np.mean((predicted.astype(np.float64) - targets) ** 2))
+    # A correlation with a constant is undefined; it counts as none.
+    if len(targets) < 2 or np.ptp(predicted) == 0 or np.ptp(targets) == 0:
+        return 0.0
+    pearson = float(stats.pearsonr(predicted, targets).statistic)
+    spearman = float(stats.spearmanr(predicted, targets).statistic)
+    return {"pearson": pearson, "spearman": spearman, "pearson-spearman": (pearson + spearman) / 2}[name]

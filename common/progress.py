@@ -1,0 +1,70 @@
+"""What the commands show while they work: bars on a terminal for work over two seconds, and plain lines."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+# Results go to standard output so that they can be piped; progress and errors do not mix with them.
+console = Console(highlight=False, soft_wrap=True)
+stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+
+SHOW_AFTER_SECONDS = 2.0
+
+Advance = Callable[..., None]
+
+
+class _Rate(ProgressColumn):
+    """Units a second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f} {task.fields['unit']}/s", style="cyan")
+
+
+def say(message: str) -> None:
+    """One line on standard output, taken literally (brackets are no markup)."""
+    console.print(message, markup=False)
+
+
+@contextmanager
+def progress(description: str, total: float | None, unit: str) -> Iterator[Advance]:
+    """Yields `advance(amount, note="", completed=None, total=None)`; the bar appears after two seconds, if at all.
+
+    `completed` and `total` set the position outright, for work whose size shows only on the way.
+    """
+    bar = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        _Rate(),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+        TextColumn("{task.fields[note]}", markup=False),
+        console=stderr,
+        transient=True,
+        disable=not stderr.is_terminal,
+    )
+    task = bar.add_task(description, total=total, unit=unit, note="")
+    started = time.monotonic()
+    visible = False
+
+    def advance(amount: float = 0, note: str = "", completed: float | None = None, total: float | None = None) -> None:
+        nonlocal visible
+        if completed is None:
+            bar.update(task, advance=amount, note=note)
+        else:
+            bar.update(task, completed=completed, total=total, note=note)
+        if not visible and time.monotonic() - started > SHOW_AFTER_SECONDS:
+            bar.start()
+            visible = True
+
+    try:
+        yield advance
+    finally:
+        if visible:
+            bar.stop()

@@ -1,0 +1,158 @@
+"""Texts into token ids and padded batches: the one tokenizing path of training, export checks and serving."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from common.errors import InputError, TextError
+from common.files import read_json
+
+# One text, or a pair of texts.
+Text = str | tuple[str, str]
+
+# A longer text is refused before it is tokenized: it would hold a worker for seconds and be truncated anyway.
+MAX_TEXT_BYTES = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One tokenized text.
+
+    Attributes:
+        ids: token ids with the special tokens, at most `max_length`.
+        type_ids: segment of each token.
+        truncated: whether tokens were cut off.
+    """
+
+    ids: list[int]
+    type_ids: list[int]
+    truncated: bool
+
+    @property
+    def tokens(self) -> int:
+        return len(self.ids)
+
+
+def check_text(text: Any) -> None:
+    """Refuses what cannot be classified.
+
+    Raises:
+        TextError: not a string or a pair of strings, empty, with a NUL character, not encodable as UTF-8 (half of a
+            surrogate pair), or over `MAX_TEXT_BYTES`.
+    """
+    if isinstance(text, tuple):
+        for part in text:
+            check_text(part)
+        return
+    if text is None:
+        raise TextError("no text")
+    if not isinstance(text, str):
+        raise TextError(f"a text must be a string, not {type(text).__name__}")
+    if not text.strip():
+        raise TextError("empty text")
+    if "\0" in text:
+        raise TextError("the text holds a NUL character")
+    try:
+        size = len(text.encode("utf-8"))
+    except UnicodeEncodeError:
+        raise TextError("the text holds half of a surrogate pair and is not valid Unicode") from None
+    if size > MAX_TEXT_BYTES:
+        raise TextError(f"the text has {size:,} bytes; the limit is {MAX_TEXT_BYTES:,}")
+
+
+class TextEncoder:
+    """A fast tokenizer with its length limit and padding fixed.
+
+    The file's own truncation and padding are set aside: many published tokenizers pad every text to a fixed length.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, max_length: int, pad_id: int, pad_type_id: int, pad_left: bool):
+        self.max_length = max_length
+        self.pad_id = pad_id
+        self.pad_type_id = pad_type_id
+        self.pad_left = pad_left
+        # A copy, since truncation is set on the tokenizer itself and the caller's may be saved later.
+        self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(max_length, strategy="longest_first")
+
+    @classmethod
+    def load(cls, directory: Path, max_length: int | None = None) -> TextEncoder:
+        """The tokenizer of a model's or bundle's directory (tokenizer.json, tokenizer_config.json, config.json).
+
+        Args:
+            max_length: tokens; by default what the directory says, at most the model's positions.
+
+        Raises:
+            InputError: no fast tokenizer is there, or its files cannot be read.
+        """
+        path = directory / "tokenizer.json"
+        if not path.is_file():
+            raise InputError(f"{directory} has no tokenizer.json: a fast tokenizer is needed")
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the Rust library raises plain Exception
+            raise InputError(f"{path} is not a tokenizer: {error}") from None
+        config = read_json(directory / "config.json")
+        settings_path = directory / "tokenizer_config.json"
+        settings = read_json(settings_path) if settings_path.is_file() else {}
+        limits = [max_length or model_max_length(settings, config), max_positions(config)]
+        token = settings.get("pad_token")
+        name = token.get("content") if isinstance(token, dict) else token
+        pad_id = tokenizer.token_to_id(name) if name else None
+        if pad_id is None:
+            pad_id = config.get("pad_token_id") or 0
+        return cls(
+            tokenizer,
+            max_length=min(limit for limit in limits if limit),
+            pad_id=pad_id,
+            pad_type_id=int(settings.get("pad_token_type_id") or (3 if config.get("model_type") == "xlnet" else 0)),
+            pad_left=settings.get("padding_side", "left" if config.get("model_type") == "xlnet" else "right") == "left",
+        )
+
+    def encode(self, texts: Sequence[Text]) -> list[Encoded]:
+        """Token ids of checked texts, truncated to `max_length` (the longer text of a pair first)."""
+        return [
+            Encoded(encoding.ids, encoding.type_ids, bool(encoding.overflowing))
+            for encoding in self._tokenizer.encode_batch(list(texts))
+        ]
+
+    def pad(self, encoded: Sequence[Encoded]) -> dict[str, NDArray[np.int64]]:
+        """`input_ids`, `attention_mask` and `token_type_ids`, each int64 `[batch, longest]`."""
+        longest = max(text.tokens for text in encoded)
+        ids = np.full((len(encoded), longest), self.pad_id, np.int64)
+        types = np.full((len(encoded), longest), self.pad_type_id, np.int64)
+        mask = np.zeros((len(encoded), longest), np.int64)
+        for row, text in enumerate(encoded):
+            columns = slice(longest - text.tokens, None) if self.pad_left else slice(0, text.tokens)
+            ids[row, columns] = text.ids
+            types[row, columns] = text.type_ids
+            mask[row, columns] = 1
+        return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+
+
+def model_max_length(settings: dict[str, Any], config: dict[str, Any]) -> int:
+    """The tokenizer's own limit, or 512 where it states none (transformers writes a huge number for none)."""
+    limit = settings.get("model_max_length")
+    if isinstance(limit, (int, float)) and 0 < limit < 1_000_000:
+        return int(limit)
+    return max_positions(config) or 512
+
+
+def max_positions(config: dict[str, Any]) -> int | None:
+    """How many positions the model can tell apart; None where it has no such limit (relative positions)."""
+    positions = config.get("max_position_embeddings")
+    if not positions or positions < 0:
+        return None
+    # These families number positions from pad_token_id + 1, so their table holds as many fewer.
+    offset = {"roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "mpnet", "longformer"}
+    if config.get("model_type") in offset:
+        return int(positions) - int(config.get("pad_token_id") or 1) - 1
+    return int(positions)

@@ -1,0 +1,64 @@
+"""Rows into batches of like length, in an order that the seed alone decides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from common.tokenization import Encoded, TextEncoder
+
+# Rows are sorted by length inside shuffled stretches of so many batches: little padding, yet a fresh mix each epoch.
+STRETCH = 32
+
+
+@dataclass(frozen=True)
+class TokenizedSet:
+    """A tokenized table.
+
+    Attributes:
+        encoded: one entry a row.
+        targets: `Task.targets` of its labels.
+    """
+
+    encoded: list[Encoded]
+    targets: NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+    @property
+    def truncated(self) -> int:
+        """How many rows lost tokens."""
+        return sum(text.truncated for text in self.encoded)
+
+
+def shuffled_batches(lengths: Sequence[int], batch_size: int, generator: torch.Generator) -> Iterator[list[int]]:
+    """Row numbers batch by batch; every row once."""
+    order = torch.randperm(len(lengths), generator=generator).tolist()
+    batches = []
+    for start in range(0, len(order), batch_size * STRETCH):
+        stretch = sorted(order[start : start + batch_size * STRETCH], key=lambda row: lengths[row])
+        batches += [stretch[at : at + batch_size] for at in range(0, len(stretch), batch_size)]
+    for position in torch.randperm(len(batches), generator=generator).tolist():
+        yield batches[position]
+
+
+def sorted_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """Row numbers batch by batch, shortest first."""
+    order = sorted(range(len(lengths)), key=lambda row: lengths[row])
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
+def model_inputs(
+    encoder: TextEncoder, encoded: Sequence[Encoded], names: Sequence[str], device: torch.device
+) -> dict[str, Tensor]:
+    """A padded batch as the model takes it: each tensor int64 `[batch, longest]`."""
+    arrays = encoder.pad(encoded)
+    return {name: torch.from_numpy(np.ascontiguousarray(arrays[name])).to(device) for name in names}

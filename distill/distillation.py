@@ -1,0 +1,171 @@
+"""`distill`: a teacher and a labelled table into a student of k layers (Patient Knowledge Distillation)."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from common.errors import InputError
+from common.examples import BY_USUAL_NAMES, Columns, read_examples
+from common.files import check_output, staged_directory
+from common.labels import Task
+from common.metrics import choose_metric, evaluate
+from common.progress import say
+from distill.layer_map import initial_layers, patience_layers
+from distill.losses import hard_loss, patience_loss, soft_loss
+from distill.models import (
+    Source,
+    find_model,
+    head_position,
+    load_classifier,
+    load_config,
+    load_tokenizer,
+    make_encoder,
+    make_student,
+    save_model,
+)
+from distill.record import TrainingRecord, read_record
+from distill.settings import DistillationSettings
+from distill.teacher import TeacherTargets, head_states, teacher_targets
+from distill.training import Objective, choose_device, fit, make_repeatable, predict, tokenize
+
+
+def distill(
+    teacher: str,
+    train: str,
+    dev: str,
+    output: Path,
+    settings: DistillationSettings,
+    columns: Columns = BY_USUAL_NAMES,
+    *,
+    overwrite: bool = False,
+) -> TrainingRecord:
+    """Trains a student and writes it to `output` in the Hub's layout, with `distillation.json`.
+
+    Args:
+        teacher: a fine-tuned classifier's directory, or a name on the Hub.
+        train, dev: tables, or `hub:NAME[/CONFIG]`.
+
+    Raises:
+        InputError: a teacher, a table or a label that will not do; a student no shallower than its teacher; a base
+            model that cannot be found or is not the one the teacher came from.
+        WorkFailedError: the loss left the finite numbers.
+    """
+    started = time.monotonic()
+    check_output(output, overwrite=overwrite)
+    source = find_model(teacher)
+    config = load_config(source)
+    task = Task.from_config(config.to_dict())
+    depth = config.num_hidden_layers
+    matched = patience_layers(settings.method, depth, settings.layers)
+    _say_without_patience(settings)
+    record_of_teacher = read_record(source.path)
+    start, base = _starting_point(settings, source, record_of_teacher)
+    first = initial_layers(settings.init, load_config(start).num_hidden_layers, settings.layers)
+    train_examples = read_examples(train, columns, split="train")
+    dev_examples = read_examples(dev, columns, split="validation")
+    metric = choose_metric(task, settings.training.metric or (record_of_teacher or {}).get("metric"))
+    tokenizer = load_tokenizer(source)
+    _check_tokenizers(start, source, tokenizer)
+    encoder = make_encoder(tokenizer, config, settings.training.max_length)
+    data = tokenize(train_examples, dev_examples, task, encoder)
+
+    make_repeatable(settings.training.seed)
+    teacher_model = load_classifier(source, config)
+    say(
+        f"Distilling {source.name} ({depth} layers) into {settings.layers} layers by {settings.method} "
+        f"on {len(train_examples):,} rows"
+    )
+    device = choose_device()
+    answers = None
+    if settings.soft_weight or settings.patience_weight:
+        answers = teacher_targets(teacher_model, encoder, data.train, matched, device)
+    teacher_metrics = evaluate(task, predict(teacher_model.to(device), encoder, data.dev, task), data.dev.targets)
+    del teacher_model
+    student = make_student(config, start, first, settings.training.seed)
+    record = TrainingRecord(
+        method=settings.method,
+        settings={**settings.describe(), "max_length": encoder.max_length},
+        problem_type=task.problem_type,
+        labels=list(task.labels),
+        metric=metric,
+        data={"train": train_examples.describe(), "dev": dev_examples.describe()},
+        base_model=base,
+        teacher={**source.describe(), "layers": depth, "dev": teacher_metrics},
+        layers={"count": settings.layers, "started_as": {"model": start.name, "layers": first}, "matched": matched},
+        device=device.type,
+    )
+    objective = _objective(student, task, settings, answers)
+    fit(student, data, settings.training, record, objective, states=bool(matched))
+    record.wall_time_s = round(time.monotonic() - started, 3)
+    with staged_directory(output, overwrite=overwrite) as staging:
+        save_model(student, tokenizer, staging, encoder.max_length)
+        record.write(staging)
+    return record
+
+
+def _objective(
+    student: PreTrainedModel, task: Task, settings: DistillationSettings, answers: TeacherTargets | None
+) -> Objective:
+    """L_PKD = (1-α)·L_CE + α·L_DS + β·L_PT (eq. 8); methods without a term leave it out."""
+    alpha, beta = settings.soft_weight, settings.patience_weight
+    position = head_position(student.config)
+
+    def objective(output: Any, rows: list[int], targets: Tensor) -> dict[str, Tensor]:
+        hard = hard_loss(output.logits, targets, task.problem_type)
+        terms, loss = {"hard": hard}, (1 - alpha) * hard
+        if answers is not None and alpha:
+            given = answers.logits[rows].to(targets.device)
+            terms["soft"] = soft_loss(output.logits, given, settings.temperature, task.problem_type)
+            loss = loss + alpha * terms["soft"]
+        if answers is not None and beta and answers.states.shape[1]:
+            # Layers 1..k-1: the embeddings' output stands before them and the last layer is left out.
+            own = [head_states(hidden, position) for hidden in output.hidden_states[1:-1]]
+            terms["patience"] = patience_loss(torch.stack(own, dim=1), answers.states[rows].to(targets.device))
+            loss = loss + beta * terms["patience"]
+        return {"loss": loss, **terms}
+
+    return objective
+
+
+def _starting_point(
+    settings: DistillationSettings, teacher: Source, record: dict[str, Any] | None
+) -> tuple[Source, dict[str, str] | None]:
+    """Where the student's layers come from, and what is known of the base model.
+
+    Raises:
+        InputError: the pre-trained model is asked for and is unknown, absent, or not the one the teacher came from.
+    """
+    base = record["base_model"] if record else None
+    if settings.init != "pretrained":
+        return teacher, base
+    other_ways = "pass --base NAME_OR_DIR, or start from the teacher: --init teacher-skip or --init teacher-first"
+    if settings.base is None and base is None:
+        raise InputError(f"'{teacher.name}' does not say which pre-trained model it came from: {other_ways}")
+    try:
+        source = find_model(settings.base or str(base and base["name"]))
+    except InputError as error:
+        raise InputError(
+            f"the teacher's pre-trained model is needed and cannot be had ({error}): {other_ways}"
+        ) from None
+    if settings.base is None and base is not None and source.sha256 != base["sha256"]:
+        raise InputError(f"'{source.name}' is no longer the model that the teacher was made from: {other_ways}")
+    return source, source.describe()
+
+
+def _check_tokenizers(start: Source, teacher: Source, tokenizer: Any) -> None:
+    """Word embeddings mean nothing under another vocabulary."""
+    if start.path == teacher.path:
+        return
+    if load_tokenizer(start).get_vocab() != tokenizer.get_vocab():
+        raise InputError(f"'{start.name}' and the teacher '{teacher.name}' have different vocabularies")
+
+
+def _say_without_patience(settings: DistillationSettings) -> None:
+    if settings.layers == 1 and settings.patience_weight:
+        say("A student of one layer has no layer below its last: without patience this is plain KD.")

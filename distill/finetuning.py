@@ -1,0 +1,91 @@
+"""`finetune`: a pre-trained encoder and a labelled table into a teacher."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from common.examples import BY_USUAL_NAMES, Columns, find_task, read_examples
+from common.files import check_output, staged_directory
+from common.metrics import choose_metric
+from common.progress import say
+from distill.losses import hard_loss
+from distill.models import find_model, load_classifier, load_config, load_tokenizer, make_encoder, save_model, set_task
+from distill.record import TrainingRecord, read_record
+from distill.settings import TrainingSettings
+from distill.training import fit, make_repeatable, tokenize
+
+
+def finetune(
+    model: str,
+    train: str,
+    dev: str,
+    output: Path,
+    settings: TrainingSettings,
+    columns: Columns = BY_USUAL_NAMES,
+    *,
+    multi_label: bool = False,
+    regression: bool = False,
+    overwrite: bool = False,
+) -> TrainingRecord:
+    """Trains a classifier and writes it to `output` in the Hub's layout, with `distillation.json`.
+
+    Args:
+        model: a directory, the embedded default's name, or a name on the Hub.
+        train, dev: tables, or `hub:NAME[/CONFIG]`.
+
+    Raises:
+        InputError: a model, a table or a label that will not do.
+        WorkFailedError: the loss left the finite numbers.
+    """
+    started = time.monotonic()
+    check_output(output, overwrite=overwrite)
+    train_examples = read_examples(train, columns, split="train")
+    dev_examples = read_examples(dev, columns, split="validation")
+    source = find_model(model)
+    config = load_config(source)
+    known = tuple(config.id2label.values()) if config.id2label else ()
+    task = find_task(train_examples, multi_label=multi_label, regression=regression, known=known)
+    metric = choose_metric(task, settings.metric)
+    set_task(config, task)
+    tokenizer = load_tokenizer(source)
+    encoder = make_encoder(tokenizer, config, settings.max_length)
+    data = tokenize(train_examples, dev_examples, task, encoder)
+
+    make_repeatable(settings.seed)
+    teacher = load_classifier(source, config)
+    record = TrainingRecord(
+        method="finetune",
+        settings={"model": source.name, **vars(settings), "max_length": encoder.max_length},
+        problem_type=task.problem_type,
+        labels=list(task.labels),
+        metric=metric,
+        data={"train": train_examples.describe(), "dev": dev_examples.describe()},
+        base_model=_base_of(source.path) or source.describe(),
+        teacher=None,
+        layers={"count": config.num_hidden_layers},
+        device="",
+    )
+    say(
+        f"Fine-tuning {source.name} ({config.num_hidden_layers} layers) on {len(train_examples):,} rows "
+        f"with {len(task.labels)} labels"
+    )
+
+    def objective(output: Any, _rows: list[int], targets: Tensor) -> dict[str, Tensor]:
+        return {"loss": hard_loss(output.logits, targets, task.problem_type)}
+
+    fit(teacher, data, settings, record, objective)
+    record.wall_time_s = round(time.monotonic() - started, 3)
+    with staged_directory(output, overwrite=overwrite) as staging:
+        save_model(teacher, tokenizer, staging, encoder.max_length)
+        record.write(staging)
+    return record
+
+
+def _base_of(directory: Path) -> dict[str, str] | None:
+    """The base model that a model trained here names; fine-tuning it further does not change it."""
+    record = read_record(directory)
+    return record["base_model"] if record else None

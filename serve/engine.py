@@ -1,0 +1,214 @@
+"""The engine: the one code path from texts to predictions, for HTTP, files and benchmarks alike."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from common.errors import InputError, TextError, WorkFailedError
+from common.labels import MULTI_LABEL, MULTI_LABEL_THRESHOLD, SEPARATOR, Task, activate
+from common.tokenization import Encoded, Text, TextEncoder, check_text
+from export.bundle import Bundle
+
+
+class Model(Protocol):
+    """A session: token ids in, logits out."""
+
+    def run(self, inputs: dict[str, NDArray[np.int64]]) -> NDArray[np.float32]:
+        """Logits `[batch, labels]` of a padded batch, each input int64 `[batch, length]`."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """Where a batch ends, whichever comes first.
+
+    Attributes:
+        items: texts.
+        tokens: padded tokens, that is texts times the longest one's length.
+    """
+
+    items: int = 32
+    tokens: int = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The answer to one text.
+
+    Attributes:
+        labels: the task's labels, in the model's order.
+        scores: float32 `[labels]`: probabilities, or the number itself for regression.
+        logits: float32 `[labels]`, as the model gave them.
+        tokens: how many were read.
+        truncated: whether the text had more.
+    """
+
+    task: Task
+    scores: NDArray[np.float32]
+    logits: NDArray[np.float32]
+    tokens: int
+    truncated: bool
+
+    @property
+    def label(self) -> str:
+        """The label with the highest score."""
+        return self.task.labels[int(self.scores.argmax())]
+
+    @property
+    def score(self) -> float:
+        """The highest score."""
+        return float(self.scores.max())
+
+    @property
+    def chosen(self) -> list[str]:
+        """The labels that hold: the best one, or for several labels each at or above the threshold."""
+        if self.task.problem_type == MULTI_LABEL:
+            names = zip(self.task.labels, self.scores, strict=True)
+            return [label for label, score in names if score >= MULTI_LABEL_THRESHOLD]
+        return [self.label]
+
+    @property
+    def answer(self) -> str:
+        """`chosen` as one value of a table."""
+        return SEPARATOR.join(self.chosen)
+
+    def ranked(self, top_k: int | None = None, *, raw: bool = False) -> list[tuple[str, float]]:
+        """Labels with their scores (or logits), best first; equal ones in the model's order."""
+        values = self.logits if raw else self.scores
+        order = np.argsort(-values, kind="stable")[:top_k]
+        return [(self.task.labels[index], float(values[index])) for index in order]
+
+
+class Engine:
+    """A loaded bundle.
+
+    Example:
+        >>> engine = Engine.load(Path("bundle"))  # doctest: +SKIP
+        >>> engine.classify(["Where is my parcel?"])[0].label  # doctest: +SKIP
+        'order_status'
+    """
+
+    def __init__(self, bundle: Bundle, model: Model, encoder: TextEncoder, limits: BatchLimits):
+        self.bundle = bundle
+        self.model = model
+        self.encoder = encoder
+        self.limits = limits
+
+    @classmethod
+    def load(cls, path: Path | str, *, threads: int = 0, limits: BatchLimits | None = None) -> Engine:
+        """Verifies the bundle and opens its model.
+
+        Args:
+            path: the bundle's directory.
+            threads: of the model; 0 takes one a core.
+
+        Raises:
+            InputError: the directory is no bundle, was changed, or its model cannot be opened.
+        """
+        bundle = Bundle.load(Path(path))
+        return cls(bundle, OnnxModel(bundle, threads), TextEncoder.load(bundle.path), limits or BatchLimits())
+
+    @property
+    def name(self) -> str:
+        return self.bundle.manifest.name
+
+    @property
+    def task(self) -> Task:
+        return self.bundle.task
+
+    def prepare(self, texts: Sequence[Any], *, truncate: bool = True) -> list[Encoded | TextError]:
+        """Checks and tokenizes; what cannot be classified comes back as its error, in place.
+
+        Args:
+            texts: strings and pairs of strings; anything else is an error in its place.
+            truncate: whether a text over the token limit is cut (and reported) or is an error.
+        """
+        prepared: list[Encoded | TextError | None] = []
+        good: list[Text] = []
+        for text in texts:
+            try:
+                check_text(text)
+                good.append(text)
+                prepared.append(None)
+            except TextError as error:
+                prepared.append(error)
+        encoded = iter(self.encoder.encode(good))
+        results = [next(encoded) if entry is None else entry for entry in prepared]
+        if truncate:
+            return results
+        return [self._refuse_truncated(entry) for entry in results]
+
+    def run(self, batch: Sequence[Encoded]) -> list[Prediction]:
+        """One batch through the model.
+
+        Raises:
+            WorkFailedError: an output is not a finite number.
+        """
+        padded = self.encoder.pad(batch)
+        logits = self.model.run({name: padded[name] for name in self.bundle.manifest.inputs})
+        if not np.isfinite(logits).all():
+            raise WorkFailedError(f"the model {self.name} gave outputs that are not finite numbers")
+        scores = activate(logits, self.task.problem_type, self.bundle.manifest.temperature)
+        return [
+            Prediction(self.task, scores[row], logits[row], text.tokens, text.truncated)
+            for row, text in enumerate(batch)
+        ]
+
+    def run_sorted(self, encoded: Sequence[Encoded]) -> list[Prediction]:
+        """Any number of texts, in batches of like length; the answers come in the order of the texts."""
+        answers: dict[int, Prediction] = {}
+        for rows in cut_batches([text.tokens for text in encoded], self.limits):
+            answers.update(zip(rows, self.run([encoded[row] for row in rows]), strict=True))
+        return [answers[row] for row in range(len(encoded))]
+
+    def classify(self, texts: Sequence[Any], *, truncate: bool = True) -> list[Prediction | TextError]:
+        """Predictions in the order of the texts; a text that cannot be classified has its error in its place."""
+        prepared = self.prepare(texts, truncate=truncate)
+        answers = iter(self.run_sorted([entry for entry in prepared if isinstance(entry, Encoded)]))
+        return [next(answers) if isinstance(entry, Encoded) else entry for entry in prepared]
+
+    def _refuse_truncated(self, entry: Encoded | TextError) -> Encoded | TextError:
+        if isinstance(entry, Encoded) and entry.truncated:
+            return TextError(f"the text has more than {self.encoder.max_length} tokens and truncation is off")
+        return entry
+
+
+class OnnxModel:
+    """An ONNX Runtime session on the CPU."""
+
+    def __init__(self, bundle: Bundle, threads: int):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or os.cpu_count() or 1
+        options.log_severity_level = 3
+        # Idle threads that spin take the cores from the event loop, the tokenizer and other sessions.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = onnxruntime.InferenceSession(bundle.model_path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the runtime's errors share no base class
+            raise InputError(f"{bundle.model_path} cannot be opened: {str(error).splitlines()[0]}") from None
+
+    def run(self, inputs: dict[str, NDArray[np.int64]]) -> NDArray[np.float32]:
+        """Logits `[batch, labels]` of a padded batch."""
+        logits: NDArray[np.float32] = self._session.run(["logits"], inputs)[0]
+        return logits
+
+
+def cut_batches(lengths: Sequence[int], limits: BatchLimits) -> Iterator[list[int]]:
+    """Row numbers in batches of like length, longest first, each within the limits.
+
+    Longest first, so that memory peaks at once and the last batch, which may be small, is cheap.
+    """
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    start = 0
+    while start < len(order):
+        longest = max(lengths[order[start]], 1)
+        size = max(1, min(limits.items, limits.tokens // longest))
+        yield order[start : start + size]
+        start += size

@@ -1,0 +1,200 @@
+"""The Open Inference Protocol v2, as KServe, Triton and MLServer speak it. Requests fail whole."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from common.errors import InputError, NotFoundError, NotReadyError
+from common.tokenization import Text
+from serve.engine import Prediction
+from serve.responses import json_response
+from serve.service import Service, all_predictions, read_json_body
+
+router = APIRouter(prefix="/v2", tags=["open inference protocol"])
+
+_INFER_SCHEMA = {
+    "type": "object",
+    "required": ["inputs"],
+    "properties": {
+        "id": {"type": "string"},
+        "parameters": {
+            "type": "object",
+            "properties": {"truncate": {"type": "boolean"}, "raw_scores": {"type": "boolean"}},
+        },
+        "inputs": {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "type": "object",
+                "required": ["name", "shape", "datatype", "data"],
+                "properties": {
+                    "name": {"enum": ["text", "text_pair"]},
+                    "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+                    "datatype": {"const": "BYTES"},
+                    "data": {"type": "array", "items": {"type": "string"}},
+                },
+            },
+        },
+    },
+}
+_BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": _INFER_SCHEMA}}}}
+
+
+@router.get("")
+async def server_metadata() -> Response:
+    """The server's name and version."""
+    return json_response({"name": "understudy", "version": version("understudy"), "extensions": []})
+
+
+@router.get("/health/live")
+async def live() -> Response:
+    """Whether the process answers."""
+    return json_response({"live": True})
+
+
+@router.get("/health/ready")
+async def ready(request: Request) -> Response:
+    """Whether the server would work on a request."""
+    is_ready = request.app.state.service.scheduler.ready
+    return json_response({"ready": is_ready}, 200 if is_ready else 503)
+
+
+@router.get("/models/{name}")
+@router.get("/models/{name}/versions/{model_version}")
+async def model_metadata(request: Request, name: str, model_version: str | None = None) -> Response:
+    """What the model takes and gives."""
+    service = _find(request, name, model_version)
+    count = len(service.engine.task.labels)
+    return json_response(
+        {
+            "name": name,
+            "versions": [service.version],
+            "platform": "onnxruntime_onnx",
+            "inputs": [
+                {"name": "text", "datatype": "BYTES", "shape": [-1]},
+                {"name": "text_pair", "datatype": "BYTES", "shape": [-1]},
+            ],
+            "outputs": [
+                {"name": "label", "datatype": "BYTES", "shape": [-1]},
+                {"name": "score", "datatype": "FP32", "shape": [-1]},
+                {"name": "scores", "datatype": "FP32", "shape": [-1, count]},
+                {"name": "truncated", "datatype": "BOOL", "shape": [-1]},
+            ],
+        }
+    )
+
+
+@router.get("/models/{name}/ready")
+@router.get("/models/{name}/versions/{model_version}/ready")
+async def model_ready(request: Request, name: str, model_version: str | None = None) -> Response:
+    """Whether the model would work on a request."""
+    service = _find(request, name, model_version)
+    if not service.scheduler.ready:
+        raise NotReadyError(f"the model {name} is not ready")
+    return json_response({"name": name, "ready": True})
+
+
+@router.post("/models/{name}/infer", openapi_extra=_BODY)
+@router.post("/models/{name}/versions/{model_version}/infer", openapi_extra=_BODY)
+async def infer(request: Request, name: str, model_version: str | None = None) -> Response:
+    """Classify the texts of the tensor `text`, with `text_pair` beside it for pairs."""
+    service = _find(request, name, model_version)
+    body = await read_json_body(request, service.limits.body_bytes)
+    if not isinstance(body, dict):
+        raise InputError("the body must be an object")
+    parameters = body.get("parameters") or {}
+    if not isinstance(parameters, dict):
+        raise InputError("'parameters' must be an object")
+    identifier = body.get("id")
+    if identifier is not None and not isinstance(identifier, str):
+        raise InputError("'id' must be a string")
+    wanted = _wanted_outputs(body.get("outputs"))
+    outcomes = await service.classify(request, _texts(body.get("inputs")), truncate=_flag(parameters, "truncate", True))
+    outputs = _outputs(service, all_predictions(outcomes), raw=_flag(parameters, "raw_scores", False))
+    response = {
+        "model_name": name,
+        "model_version": service.version,
+        "outputs": [output for output in outputs if wanted is None or output["name"] in wanted],
+    }
+    return json_response(response if identifier is None else {**response, "id": identifier})
+
+
+def _find(request: Request, name: str, model_version: str | None) -> Service:
+    service: Service = request.app.state.service
+    if name != service.engine.name:
+        raise NotFoundError(f"no model '{name}'; this server has '{service.engine.name}'")
+    if model_version not in (None, service.version):
+        raise NotFoundError(f"no version '{model_version}' of '{name}'; this server has '{service.version}'")
+    return service
+
+
+def _texts(inputs: Any) -> list[Text]:
+    if not isinstance(inputs, list) or not inputs:
+        raise InputError("'inputs' must be a list of tensors")
+    tensors: dict[str, list[str]] = {}
+    for tensor in inputs:
+        if not isinstance(tensor, dict) or tensor.get("name") not in ("text", "text_pair"):
+            raise InputError("the input tensors are 'text' and, for pairs, 'text_pair'")
+        tensors[tensor["name"]] = _strings(tensor)
+    if "text" not in tensors:
+        raise InputError("the input tensor 'text' is missing")
+    if "text_pair" not in tensors:
+        return list(tensors["text"])
+    if len(tensors["text"]) != len(tensors["text_pair"]):
+        raise InputError("'text' and 'text_pair' must have the same number of elements")
+    return list(zip(tensors["text"], tensors["text_pair"], strict=True))
+
+
+def _strings(tensor: dict[str, Any]) -> list[str]:
+    name, data, shape = tensor["name"], tensor.get("data"), tensor.get("shape")
+    if tensor.get("datatype") != "BYTES":
+        raise InputError(f"'{name}' must have datatype BYTES")
+    # A tensor of shape [n, 1] may nest its data as that shape.
+    if isinstance(data, list) and all(isinstance(part, list) and len(part) == 1 for part in data):
+        data = [part[0] for part in data]
+    if not isinstance(data, list) or not all(isinstance(text, str) for text in data):
+        raise InputError(f"the data of '{name}' must be a list of strings")
+    if shape not in ([len(data)], [len(data), 1]):
+        raise InputError(f"the shape of '{name}' is {shape}, but it has {len(data)} elements")
+    return data
+
+
+def _wanted_outputs(outputs: Any) -> set[str] | None:
+    if outputs is None:
+        return None
+    known = {"label", "score", "scores", "truncated"}
+    names = (
+        {entry.get("name") if isinstance(entry, dict) else None for entry in outputs}
+        if isinstance(outputs, list)
+        else {None}
+    )
+    if not names <= known:
+        raise InputError(f"'outputs' may name {', '.join(sorted(known))}")
+    return names or None  # type: ignore[return-value]
+
+
+def _outputs(service: Service, predictions: list[Prediction], *, raw: bool) -> list[dict[str, Any]]:
+    count, width = len(predictions), len(service.engine.task.labels)
+    values = [prediction.logits if raw else prediction.scores for prediction in predictions]
+    return [
+        {"name": "label", "datatype": "BYTES", "shape": [count], "data": [entry.answer for entry in predictions]},
+        {"name": "score", "datatype": "FP32", "shape": [count], "data": [float(row.max()) for row in values]},
+        {
+            "name": "scores",
+            "datatype": "FP32",
+            "shape": [count, width],
+            "data": [float(score) for row in values for score in row],
+            "parameters": {"labels": list(service.engine.task.labels)},
+        },
+        {"name": "truncated", "datatype": "BOOL", "shape": [count], "data": [entry.truncated for entry in predictions]},
+    ]
+
+
+def _flag(parameters: dict[str, Any], name: str, default: bool) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise InputError(f"the parameter '{name}' must be true or false")
+    return value

@@ -1,0 +1,89 @@
+"""`/predict` as Text Embeddings Inference has it. Requests fail whole; truncation is told in a header."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from common.errors import InputError
+from common.tokenization import Text
+from serve.engine import Prediction
+from serve.responses import json_response
+from serve.service import Service, all_predictions, read_json_body
+
+router = APIRouter(tags=["text embeddings inference"])
+
+_KNOWN = {"inputs", "truncate", "raw_scores", "truncation_direction"}
+_SCHEMA = {
+    "type": "object",
+    "required": ["inputs"],
+    "properties": {
+        "inputs": {
+            "description": "A text; a pair as a list of two; or a batch as a list of lists of one or two texts.",
+            "anyOf": [
+                {"type": "string"},
+                {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 2},
+                {
+                    "type": "array",
+                    "items": {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 2},
+                },
+            ],
+        },
+        "truncate": {"type": "boolean", "default": True},
+        "raw_scores": {"type": "boolean", "default": False},
+    },
+}
+
+
+@router.post(
+    "/predict",
+    openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _SCHEMA}}}},
+)
+async def predict(request: Request) -> Response:
+    """Classify one text, one pair, or a batch; scores come sorted."""
+    service: Service = request.app.state.service
+    body = await read_json_body(request, service.limits.body_bytes)
+    if not isinstance(body, dict) or "inputs" not in body:
+        raise InputError("the body must be an object with 'inputs'")
+    unknown = sorted(set(body) - _KNOWN)
+    if unknown:
+        raise InputError(f"unknown field '{unknown[0]}'")
+    if str(body.get("truncation_direction", "Right")).lower() != "right":
+        raise InputError("truncation_direction: only 'Right' is supported")
+    texts, single = _texts(body["inputs"])
+    raw = _flag(body, "raw_scores", False)
+    outcomes = await service.classify(request, texts, truncate=_flag(body, "truncate", True))
+    predictions = all_predictions(outcomes)
+    answers = [_scores(prediction, raw) for prediction in predictions]
+    truncated = sum(prediction.truncated for prediction in predictions)
+    return json_response(answers[0] if single else answers, headers={"X-Truncated-Inputs": str(truncated)})
+
+
+def _texts(inputs: Any) -> tuple[list[Text], bool]:
+    """The texts, and whether they are one input rather than a batch."""
+    if isinstance(inputs, str):
+        return [inputs], True
+    if not isinstance(inputs, list):
+        raise InputError("'inputs' must be a string or a list")
+    if inputs and all(isinstance(part, str) for part in inputs):
+        # A flat list is one input here, as it is there: two texts are a pair, not a batch.
+        return [_sequence(inputs)], True
+    return [_sequence(part) for part in inputs], False
+
+
+def _sequence(parts: Any) -> Text:
+    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts) or len(parts) not in (1, 2):
+        raise InputError("each input of a batch must be a list of one text or of two (a pair)")
+    return parts[0] if len(parts) == 1 else (parts[0], parts[1])
+
+
+def _flag(body: dict[str, Any], name: str, default: bool) -> bool:
+    value = body.get(name, default)
+    if not isinstance(value, bool):
+        raise InputError(f"'{name}' must be true or false")
+    return value
+
+
+def _scores(prediction: Prediction, raw: bool) -> list[dict[str, Any]]:
+    return [{"score": score, "label": label} for label, score in prediction.ranked(raw=raw)]

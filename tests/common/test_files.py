@@ -1,0 +1,403 @@
+"""Outputs appear whole or not at all, and nothing is replaced that Understudy did not make."""
+
+import errno
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.errors import InputError, UnderstudyError
+from common.files import (
+    MARKERS,
+    check_output,
+    read_json,
+    require_file,
+    sha256,
+    staged_directory,
+    staged_file,
+    write_json,
+)
+
+Stage = Callable[..., AbstractContextManager[Path]]
+STAGES = pytest.mark.parametrize("stage", [staged_file, staged_directory])
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    """Every path below `folder` with its bytes, None for a directory."""
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+def fill(staging: Path, text: str = "new") -> None:
+    (staging / "part.txt" if staging.is_dir() else staging).write_text(text)
+
+
+def made(path: Path, marker: str = "understudy.json") -> Path:
+    """A directory such as Understudy makes."""
+    with staged_directory(path) as staging:
+        write_json(staging / marker, {"format": 1})
+        (staging / "model.onnx").write_text("old")
+    return path
+
+
+def fail_rename(monkeypatch: pytest.MonkeyPatch, error: BaseException, call: int = 1) -> None:
+    """Makes the given renaming fail; those before it and after it succeed."""
+    calls = 0
+    for name in ("replace", "rename"):
+        genuine = getattr(os, name)
+
+        def rename(*paths: Any, genuine: Callable[..., None] = genuine, **options: Any) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == call:
+                raise error
+            genuine(*paths, **options)
+
+        monkeypatch.setattr(os, name, rename)
+
+
+def run(stage: AbstractContextManager[Path], error: BaseException | None = None) -> None:
+    """Stages something and, where an error is given, fails after it."""
+    with stage as staging:
+        fill(staging)
+        if error is not None:
+            raise error
+
+
+# Staging
+
+
+@STAGES
+def test_the_output_appears_when_the_block_ends(tmp_path: Path, stage: Stage) -> None:
+    output = tmp_path / "deep" / "er" / "out.csv"
+    with stage(output) as staging:
+        assert staging.parent == output.parent
+        assert staging.name.endswith(".out.csv") or staging.is_dir()
+        fill(staging)
+        assert not output.exists()
+    assert list(output.parent.iterdir()) == [output]
+    assert (output / "part.txt" if output.is_dir() else output).read_text() == "new"
+
+
+@STAGES
+@pytest.mark.parametrize(
+    "error", [RuntimeError("x"), KeyboardInterrupt(), SystemExit(1), OSError(errno.ENOSPC, "full")]
+)
+def test_nothing_is_left_behind_by_a_block_that_fails(tmp_path: Path, stage: Stage, error: BaseException) -> None:
+    with pytest.raises(type(error)) as raised:
+        run(stage(tmp_path / "out.csv"), error)
+    assert raised.value is error
+    assert contents(tmp_path) == {}
+
+
+@STAGES
+@pytest.mark.parametrize("error", [RuntimeError("x"), KeyboardInterrupt()])
+def test_directories_made_for_an_output_go_with_it(tmp_path: Path, stage: Stage, error: BaseException) -> None:
+    with pytest.raises(type(error)):
+        run(stage(tmp_path / "deep" / "er" / "out.csv"), error)
+    assert contents(tmp_path) == {}
+
+
+def test_a_failing_block_leaves_the_old_output_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "out.csv").write_text("old")
+    made(tmp_path / "out")
+    before = contents(tmp_path)
+    for stage, name in ((staged_file, "out.csv"), (staged_directory, "out")):
+        with pytest.raises(KeyboardInterrupt):
+            run(stage(tmp_path / name, overwrite=True), KeyboardInterrupt())
+    assert contents(tmp_path) == before
+
+
+def test_an_old_output_is_replaced_whole(tmp_path: Path) -> None:
+    (tmp_path / "out.csv").write_text("old and longer")
+    made(tmp_path / "out")
+    for stage, name in ((staged_file, "out.csv"), (staged_directory, "out")):
+        with stage(tmp_path / name, overwrite=True) as staging:
+            fill(staging)
+    assert contents(tmp_path) == {"out.csv": b"new", "out": None, "out/part.txt": b"new"}
+
+
+def test_an_empty_directory_is_filled_without_asking(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with staged_directory(tmp_path / "out") as staging:
+        fill(staging)
+    assert contents(tmp_path) == {"out": None, "out/part.txt": b"new"}
+
+
+@STAGES
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), OSError(errno.EACCES, "no"), KeyboardInterrupt()])
+def test_nothing_is_left_behind_when_the_last_step_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: Stage, error: BaseException
+) -> None:
+    with monkeypatch.context() as patch:
+        fail_rename(patch, error)
+        with pytest.raises((OSError, UnderstudyError, KeyboardInterrupt)):
+            run(stage(tmp_path / "out.csv"))
+    assert contents(tmp_path) == {}
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EBUSY, "busy"), KeyboardInterrupt()])
+@pytest.mark.parametrize("call", [1, 2])
+def test_the_old_directory_survives_a_failing_exchange(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int, error: BaseException
+) -> None:
+    """Neither moving the old one away nor moving the new one in may lose it or leave a copy beside it."""
+    made(tmp_path / "out")
+    before = contents(tmp_path)
+    with monkeypatch.context() as patch:
+        fail_rename(patch, error, call)
+        with pytest.raises((OSError, UnderstudyError, KeyboardInterrupt)):
+            run(staged_directory(tmp_path / "out", overwrite=True))
+    assert contents(tmp_path) == before
+
+
+def test_the_working_directory_as_output_is_filled_or_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`-o .` in a new directory: it cannot be exchanged by renaming."""
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    started = False
+    try:
+        with staged_directory(Path(".")) as staging:
+            started = True
+            fill(staging)
+    except InputError:
+        assert not started
+        assert contents(tmp_path) == {"work": None}
+    else:
+        assert contents(tmp_path) == {"work": None, "work/part.txt": b"new"}
+
+
+def test_a_mount_point_as_output_is_filled_or_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's volume: `-o /output`, empty, and no renaming moves it."""
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    started = False
+    genuine_ismount = os.path.ismount
+    with monkeypatch.context() as patch:
+        for name in ("replace", "rename"):
+            genuine = getattr(os, name)
+
+            def rename(source: Any, target: Any, genuine: Callable[..., None] = genuine) -> None:
+                if volume in (Path(source), Path(target)):
+                    raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(source))
+                genuine(source, target)
+
+            patch.setattr(os, name, rename)
+        patch.setattr(os.path, "ismount", lambda path: Path(path) == volume or genuine_ismount(path))
+        patch.setattr(Path, "is_mount", os.path.ismount)
+        try:
+            with staged_directory(volume) as staging:
+                started = True
+                fill(staging)
+        except InputError:
+            assert not started
+        else:
+            assert (volume / "part.txt").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["volume"]
+
+
+def test_outputs_have_the_permissions_of_ordinary_files(tmp_path: Path) -> None:
+    mask = os.umask(0o027)
+    try:
+        for stage, name in ((staged_file, "out.csv"), (staged_directory, "out")):
+            with stage(tmp_path / name) as staging:
+                fill(staging)
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(mask)
+    assert stat.S_IMODE((tmp_path / "out.csv").stat().st_mode) == 0o640
+    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o750
+
+
+def test_a_link_to_an_empty_directory_stays_a_link(tmp_path: Path) -> None:
+    """The link says where the space is; the output belongs behind it."""
+    (tmp_path / "big-disk").mkdir()
+    (tmp_path / "out").symlink_to("big-disk")
+    with staged_directory(tmp_path / "out") as staging:
+        fill(staging)
+    assert (tmp_path / "out" / "part.txt").read_text() == "new"
+    assert (tmp_path / "out").is_symlink()
+    assert (tmp_path / "big-disk" / "part.txt").is_file()
+
+
+# What may be replaced
+
+
+def test_a_new_path_is_accepted_and_nothing_is_made(tmp_path: Path) -> None:
+    check_output(tmp_path / "a" / "b" / "out", overwrite=False)
+    assert contents(tmp_path) == {}
+
+
+@pytest.mark.parametrize("marker", MARKERS)
+def test_what_understudy_made_is_replaced_only_when_asked(tmp_path: Path, marker: str) -> None:
+    output = made(tmp_path / "out", marker)
+    with pytest.raises(InputError, match=r"out exists: .*--overwrite"):
+        check_output(output, overwrite=False)
+    check_output(output, overwrite=True)
+
+
+def test_an_existing_file_is_replaced_only_when_asked(tmp_path: Path) -> None:
+    (tmp_path / "out.csv").write_text("old")
+    with pytest.raises(InputError, match="--overwrite"), staged_file(tmp_path / "out.csv"):
+        pytest.fail("the work started")
+    with staged_file(tmp_path / "out.csv", overwrite=True) as staging:
+        fill(staging)
+    assert (tmp_path / "out.csv").read_text() == "new"
+
+
+def test_a_directory_of_someone_else_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter1.tex").write_text("years of work")
+    before = contents(tmp_path)
+    for overwrite in (False, True):
+        with pytest.raises(InputError), staged_directory(tmp_path / "thesis", overwrite=overwrite):
+            pytest.fail("the work started")
+    assert contents(tmp_path) == before
+
+
+def test_a_file_of_a_common_name_does_not_make_a_directory_ours(tmp_path: Path) -> None:
+    """Many programs write a results.json; replacing the directory deletes everything else in it."""
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "results.json").write_text('{"accuracy": 0.9}')
+    (tmp_path / "thesis" / "chapter1.tex").write_text("years of work")
+    with pytest.raises(InputError, match="not made by Understudy"):
+        check_output(tmp_path / "thesis", overwrite=True)
+
+
+def test_a_file_is_never_replaced_by_a_directory(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError), staged_directory(tmp_path / "notes.txt", overwrite=True) as staging:
+        fill(staging)
+    assert contents(tmp_path) == {"notes.txt": b"mine"}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_directory_is_never_replaced_by_a_file(tmp_path: Path, overwrite: bool) -> None:
+    (tmp_path / "empty").mkdir()
+    made(tmp_path / "out")
+    before = contents(tmp_path)
+    for name in ("empty", "out"):
+        with pytest.raises(InputError), staged_file(tmp_path / name, overwrite=overwrite):
+            pytest.fail("the work started")
+    assert contents(tmp_path) == before
+
+
+def test_a_dangling_link_is_something_that_is_there(tmp_path: Path) -> None:
+    (tmp_path / "out").symlink_to("nowhere")
+    for overwrite in (False, True):
+        with pytest.raises(InputError):
+            check_output(tmp_path / "out", overwrite=overwrite)
+
+
+def test_a_parent_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="no writable directory"):
+        check_output(tmp_path / "file" / "deep" / "out", overwrite=False)
+
+
+@pytest.mark.parametrize("existing", ["nothing", "empty directory", "our directory", "file"])
+def test_a_parent_that_cannot_be_written_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, existing: str
+) -> None:
+    """The staging stands beside the output, so the parent must be writable whatever is there."""
+    output = tmp_path / "locked" / "out"
+    output.parent.mkdir()
+    if existing == "empty directory":
+        output.mkdir()
+    elif existing == "our directory":
+        made(output)
+    elif existing == "file":
+        output.write_text("old")
+    genuine = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != output.parent and genuine(path, mode))
+    with pytest.raises(InputError, match="cannot be written"):
+        check_output(output, overwrite=True)
+
+
+def test_a_name_longer_than_any_file_may_have_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="too long"):
+        check_output(tmp_path / ("x" * 300), overwrite=False)
+    with pytest.raises(InputError, match="too long"):
+        require_file(tmp_path / ("x" * 300))
+
+
+# Reading
+
+
+def test_sha256_is_hashlibs(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 5000
+    (tmp_path / "a").write_bytes(content)
+    assert sha256(tmp_path / "a") == hashlib.sha256(content).hexdigest()
+
+
+def test_require_file_refuses_what_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = tmp_path / "good"
+    good.write_text("x")
+    (tmp_path / "empty").write_text("")
+    assert require_file(good) == good
+    for path, reason in ((tmp_path / "none", "no such file"), (tmp_path, "directory"), (tmp_path / "empty", "empty")):
+        with pytest.raises(InputError, match=reason):
+            require_file(path)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(InputError, match="permission denied"):
+        require_file(good)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"{", b"text", b"{'a': 1}", b'{"a": "caf\xe9"}', '{"a": 1}'.encode("utf-16"), b"[1]", b'"a"', b"null", b"3",
+     b'{"a":' * 100_000, b'{"a": ' + b"9" * 5000 + b"}"],
+    ids=["open", "text", "python", "latin-1", "utf-16", "list", "string", "null", "number", "deep", "long number"],
+)  # fmt: skip
+def test_read_json_refuses_what_is_no_object(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"config\.json") as raised:
+        read_json(tmp_path / "config.json")
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 500
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("files")
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(deadline=None)
+@given(value=st.dictionaries(TEXT, VALUES, max_size=4))
+def test_json_written_is_json_read(folder: Path, value: dict[str, Any]) -> None:
+    path = folder / "a.json"
+    write_json(path, value)
+    assert read_json(path) == value
+    assert list(read_json(path)) == list(value)
+    assert orjson.loads(path.read_bytes()) == json.loads(json.dumps(value))
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_a_number_that_json_has_not_is_never_written_bare(tmp_path: Path, number: float) -> None:
+    """`NaN` in a record (a diverged run's loss) makes the file unreadable to every strict parser."""
+    path = tmp_path / "a.json"
+    try:
+        write_json(path, {"loss": [1.0, number]})
+    except (ValueError, UnderstudyError):
+        assert not path.exists()
+    else:
+        assert orjson.loads(path.read_bytes())["loss"][0] == 1.0

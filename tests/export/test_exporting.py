@@ -1,0 +1,109 @@
+"""The exported model is the trained one, or there is no bundle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from common.errors import InputError, WorkFailedError
+from demo.messages import DEV
+from export.exporting import export
+from export.inspection import inspect
+from tests.conftest import INTENTS, export_bundle, make_model, messages, write_tsv
+
+
+def _difference(bundle: Path, texts: list[str] | list[tuple[str, str]]) -> float:
+    """Greatest difference between ONNX Runtime and transformers' own path, its tokenizer and padding included."""
+    tokenizer = AutoTokenizer.from_pretrained(bundle)
+    model = AutoModelForSequenceClassification.from_pretrained(bundle.parent / "model").eval()
+    batch = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+    with torch.inference_mode():
+        reference = model(**batch).logits.numpy()
+    session = onnxruntime.InferenceSession(bundle / "model.onnx")
+    names = [entry.name for entry in session.get_inputs()]
+    ours = session.run(["logits"], {name: batch[name].numpy() for name in names})[0]
+    return float(np.abs(ours - reference).max())
+
+
+@pytest.mark.parametrize("family", ["roberta", "electra", "distilbert", "xlnet"])
+def test_other_families_export_and_agree(family: str, tmp_path: Path) -> None:
+    bundle = export_bundle(tmp_path, family, INTENTS, "single_label_classification")
+    names = [entry.name for entry in onnxruntime.InferenceSession(bundle / "model.onnx").get_inputs()]
+    assert ("token_type_ids" in names) == (family in ("electra", "xlnet"))
+    texts = [row["text"] for row in messages(DEV)[:9]]
+    assert _difference(bundle, texts) < 1e-4
+    assert _difference(bundle, list(zip(texts, texts[::-1], strict=True))) < 1e-4
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.text("abcdefgh ", min_size=1, max_size=400).filter(str.strip), min_size=1, max_size=9))
+def test_any_batch_and_length_agrees(bundle: Path, texts: list[str]) -> None:
+    assert _difference(bundle, texts) < 1e-4
+
+
+def test_a_graph_that_answers_otherwise_leaves_no_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from export import exporting
+
+    model = make_model(tmp_path / "model")
+    other = exporting.export_graph
+
+    def tampered(model, names, path):  # type: ignore[no-untyped-def]
+        with torch.no_grad():
+            model.classifier.bias += 0.01
+            other(model, names, path)
+            model.classifier.bias -= 0.01
+
+    monkeypatch.setattr(exporting, "export_graph", tampered)
+    with pytest.raises(WorkFailedError, match=r"not the trained one: logits differ by up to 1\.00e-02"):
+        export(model, tmp_path / "bundle", checked_on=str(DEV))
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_outputs_that_are_no_numbers_leave_no_bundle(tmp_path: Path) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(make_model(tmp_path / "model"))
+    with torch.no_grad():
+        model.classifier.bias[0] = float("nan")
+    model.save_pretrained(tmp_path / "model")
+    with pytest.raises(WorkFailedError, match="not finite numbers"):
+        export(tmp_path / "model", tmp_path / "bundle", checked_on=str(DEV))
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_too_few_texts_are_refused(tmp_path: Path) -> None:
+    table = write_tsv(tmp_path / "few.tsv", messages(DEV)[:63])
+    with pytest.raises(InputError, match="has 63 rows; the check of an export needs at least 64"):
+        export(make_model(tmp_path / "model"), tmp_path / "bundle", checked_on=str(table))
+
+
+def test_an_output_that_exists_is_kept(bundle: Path) -> None:
+    before = (bundle / "understudy.json").read_bytes()
+    with pytest.raises(InputError, match="exists: choose another output or pass --overwrite"):
+        export(bundle.parent / "model", bundle, checked_on=str(DEV))
+    assert (bundle / "understudy.json").read_bytes() == before
+
+
+def test_card_and_manifest_carry_the_record(bert_teacher: Path, tmp_path: Path) -> None:
+    manifest = export(bert_teacher, tmp_path / "bundle", checked_on=str(DEV))
+    record = json.loads((bert_teacher / "distillation.json").read_text())
+    assert manifest.made_from["base_model"] == record["base_model"]
+    assert manifest.measured["value"] == record["best_dev"]["accuracy"]
+    card = (tmp_path / "bundle" / "README.md").read_text()
+    assert f"{record['best_dev']['accuracy']:.4f}" in card
+    assert f"{manifest.verification.max_difference:.2e}" in card
+
+
+def test_inspect_shows_the_manifest(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    inspect(bundle)
+    shown = capsys.readouterr().out
+    assert "All 5 files match their hashes" in shown
+    assert "3 labels" in shown
+    inspect(bundle, as_json=True)
+    assert json.loads(capsys.readouterr().out)["name"] == "bundle"

@@ -1,0 +1,25 @@
+"""Understudy's public names, loaded when first used: `from understudy import Engine, relative_attention`."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "Engine": "serve.engine",
+    "Prediction": "serve.engine",
+    "UnderstudyError": "common.errors",
+    "bench": "benchmarks.bench",
+    "distill": "distill.distillation",
+    "export": "export.exporting",
+    "finetune": "distill.finetuning",
+    "relative_attention": "kernels.relative_attention",
+    "score": "serve.score",
+}
+__all__ = [*_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'understudy' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)

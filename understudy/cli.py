@@ -1,0 +1,85 @@
+"""The command `understudy`: argument parsing, and every foreseeable fault as one line with the right exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+import typer
+
+from common.errors import UnderstudyError
+from common.progress import stderr
+from understudy import serving_commands, training_commands
+
+app = typer.Typer(
+    name="understudy",
+    help="Distil a text classifier into a small student, export it as a verified ONNX bundle, and serve it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command()(training_commands.finetune)
+app.command()(training_commands.distill)
+app.command()(training_commands.export)
+app.command()(serving_commands.serve)
+app.command()(serving_commands.score)
+app.command()(serving_commands.bench)
+app.command()(training_commands.demo)
+app.command()(serving_commands.inspect)
+
+
+def main() -> NoReturn:
+    """Runs the command and ends the process: 0, 1 (the work failed) or 2 (the arguments or the input are wrong)."""
+    # A stop request unwinds like Ctrl-C, so that half-written outputs are removed.
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        app(standalone_mode=False)
+        code = 0
+    except UnderstudyError as error:
+        code = _fail(str(error), error.exit_code)
+    except typer.Exit as error:
+        code = error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        code = _fail("interrupted; nothing was written", 1)
+    except BrokenPipeError:
+        # The reader of standard output went away; there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except ModuleNotFoundError as error:
+        code = _fail(f"{error.name} is not installed: pip install 'understudy[train]'", 1)
+    except MemoryError:
+        code = _fail("out of memory", 1)
+    except OSError as error:
+        code = _fail(_explain(error), 1)
+    except Exception as error:
+        if not _is_usage_error(error):
+            raise
+        error.show()  # type: ignore[attr-defined]
+        code = 2
+    sys.exit(code)
+
+
+def _is_usage_error(error: Exception) -> bool:
+    # Typer raises the errors of the argument parser that it carries, which is not always the installed click.
+    return any(kind.__name__ == "ClickException" for kind in type(error).__mro__)
+
+
+def _fail(message: str, code: int) -> int:
+    stderr.print(f"understudy: {message}", markup=False, style="red")
+    return code
+
+
+def _explain(error: OSError) -> str:
+    place = f"{error.filename}: " if error.filename else ""
+    if error.errno == errno.ENOSPC:
+        return f"{place}the disk is full; nothing was written"
+    return f"{place}{error.strerror or error}"
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt

@@ -1,0 +1,29 @@
+"""Arguments that several commands share, each said once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from common.examples import Columns
+
+TextColumn = Annotated[str | None, typer.Option(help="Column of the (first) text; found by its usual names otherwise.")]
+PairColumn = Annotated[str | None, typer.Option(help="Column of the second text, for tasks on pairs.")]
+LabelColumn = Annotated[str | None, typer.Option(help="Column of the label.")]
+Train = Annotated[str, typer.Option(help="Training table: CSV, TSV, JSON Lines, Parquet, or hub:NAME[/CONFIG].")]
+Dev = Annotated[str, typer.Option(help="Dev table; its metric picks the best epoch.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Where the result is written, whole or not at all.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run left at the output.")]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same result.")]
+Threads = Annotated[int, typer.Option(min=0, help="CPU threads of the model; 0 takes one a core.")]
+Metric = Annotated[
+    str | None,
+    typer.Option(help="Dev metric: accuracy, macro-f1, f1, f1-accuracy, matthews, micro-f1, pearson-spearman, mse, …"),
+]
+
+
+def columns(text: str | None, pair: str | None, label: str | None) -> Columns:
+    """The three column flags as one value."""
+    return Columns(text, pair, label)
