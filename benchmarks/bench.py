@@ -41,7 +41,7 @@ from benchmarks.report import print_summary, summary_rows, write_report
 from benchmarks.speed import measure_speed
 from common.errors import InputError
 from common.examples import BY_USUAL_NAMES, Columns, Examples, read_examples
-from common.files import check_output, staged_directory, write_json
+from common.files import MADE_BY, check_output, staged_directory, write_json
 from common.progress import progress, say
 from common.tokenization import Text
 from serve.engine import Engine
@@ -88,7 +88,7 @@ def bench(
         WorkFailedError: a model cannot be run.
     """
     started = time.monotonic()
-    check_output(output, overwrite=overwrite)
+    check_output(output, directory=True, overwrite=overwrite)
     if rounds < 1:
         raise InputError(f"rounds must be at least 1, not {rounds}")
     threads = threads or os.cpu_count() or 1
@@ -111,6 +111,7 @@ def bench(
         {"student": student, "teacher": teacher}, threads, _longest(engines["teacher"], examples)
     )
     results = {
+        **MADE_BY,
         "format_version": FORMAT_VERSION,
         "machine": machine,
         "threads": threads,

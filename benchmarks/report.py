@@ -175,7 +175,14 @@ def _quality_row(results: dict[str, Any]) -> list[Row]:
         return []
     metric, kept = quality["metric"], quality["retention"]
     student, teacher = (f"{quality[role][metric]:.4f}" for role in ROLES)
-    return [(f"{metric} on {results['data']['name']}", student, teacher, f"{100 * kept:.1f} % kept" if kept else "")]
+    return [
+        (
+            f"{metric} on {results['data']['name']}",
+            student,
+            teacher,
+            f"{100 * kept:.1f} % kept" if kept is not None else "",
+        )
+    ]
 
 
 def _share(agreement: dict[str, Any]) -> str:

@@ -78,3 +78,9 @@ class CallerGoneError(UnderstudyError):
 
     code = "caller_gone"
     status = 499
+
+
+def shown(value: object, limit: int = 60) -> str:
+    """A value of the user's as it may stand in a one-line message: no line breaks or controls, not too long."""
+    text = "".join(character if character.isprintable() else " " for character in str(value))
+    return text if len(text) <= limit else text[: limit - 1] + "…"

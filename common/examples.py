@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from common.errors import InputError, TextError
+from common.errors import InputError, TextError, shown
 from common.files import sha256
 from common.hub import HUB_PREFIX, read_hub_rows
 from common.labels import MULTI_LABEL, REGRESSION, SEPARATOR, SINGLE_LABEL, Task, split_labels
@@ -42,8 +44,9 @@ class Columns:
         """
         for name in (self.text, self.pair, self.label):
             if name is not None and name not in columns:
-                raise InputError(f"{place} has no column '{name}'; it has: {', '.join(columns)}")
+                raise InputError(f"{place} has no column '{shown(name)}'; it has: {shown(', '.join(columns), 200)}")
         text, pair = self.text, self.pair
+        names = shown(", ".join(columns), 200)
         if text is None:
             if pair is not None:
                 raise InputError("a pair column needs its text column named too")
@@ -52,10 +55,13 @@ class Columns:
                 (next((name for name in TEXT_NAMES if name in columns), None), None),
             )
         if text is None:
-            raise InputError(f"{place} has no text column: name it with --text-column; it has: {', '.join(columns)}")
-        label = self.label or next((name for name in LABEL_NAMES if name in columns), None)
+            raise InputError(f"{place} has no text column: name it with --text-column; it has: {names}")
+        free = [name for name in LABEL_NAMES if name in columns and name not in (text, pair)]
+        label = self.label or next(iter(free), None)
+        if label is not None and label in (text, pair):
+            raise InputError(f"the column '{shown(label)}' cannot hold both text and label")
         if label is None and need_label:
-            raise InputError(f"{place} has no label column: name it with --label-column; it has: {', '.join(columns)}")
+            raise InputError(f"{place} has no label column: name it with --label-column; it has: {names}")
         return Columns(text, pair, label)
 
     def text_of(self, row: dict[str, Any]) -> Text:
@@ -119,10 +125,10 @@ def read_examples(source: str, columns: Columns, *, split: str = "train", need_l
         texts.append(text)
         places.append(here)
         if columns.label is not None:
-            value = row.get(columns.label)
-            if value is None:
-                raise InputError(f"{here}: no label")
-            labels.append(as_label(value))
+            try:
+                labels.append(as_label(row.get(columns.label)))
+            except InputError as error:
+                raise InputError(f"{here}: {error}") from None
     if not texts:
         raise InputError(f"{source} holds no rows")
     return Examples(source, _digest(source, texts, labels), texts, labels, places)
@@ -153,7 +159,7 @@ def find_task(train: Examples, *, multi_label: bool, regression: bool, known: tu
     labels = set(train.labels)
     if len(labels) < 2:
         raise InputError(
-            f"{train.source}: every row has the label '{next(iter(labels))}'; a classifier needs two or more"
+            f"{train.source}: every row has the label '{shown(next(iter(labels)))}'; a classifier needs two or more"
         )
     if len(labels) > max(1000, len(train) // 2):
         raise InputError(f"{train.source}: {len(labels)} different labels in {len(train)} rows; is it a --regression?")
@@ -169,9 +175,24 @@ def _rows(source: str, split: str) -> tuple[str, list[str], Iterator[tuple[int, 
 
 
 def as_label(value: Any) -> str:
-    """A label column's value as a string; a list (as Parquet or JSON may hold) as a multi-label value."""
+    """A label column's value as a string; a list (as Parquet or JSON may hold) as a multi-label value.
+
+    Raises:
+        InputError: there is no label, or it cannot be one.
+    """
     if isinstance(value, list):
-        return SEPARATOR.join(str(label) for label in value)
+        labels = [as_label(label) for label in value]
+        if any(SEPARATOR in label for label in labels):
+            raise InputError(f"a label of a list holds '{SEPARATOR}', which separates labels")
+        return SEPARATOR.join(labels)
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        raise InputError("no label")
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, (str, int, float)):
+        raise InputError(f"a label must be a string or a number, not {type(value).__name__}")
+    if "\0" in str(value):
+        raise InputError("the label holds a NUL character")
     return str(value)
 
 
@@ -179,6 +200,6 @@ def _digest(source: str, texts: Sequence[Text], labels: Sequence[str]) -> str:
     if not source.startswith(HUB_PREFIX):
         return sha256(Path(source))
     digest = hashlib.sha256()
-    for row in zip(texts, labels, strict=True):
+    for row in zip_longest(texts, labels):
         digest.update(repr(row).encode())
     return digest.hexdigest()

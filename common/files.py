@@ -1,10 +1,11 @@
-"""Hashes, and outputs that appear whole or not at all."""
+"""Hashes, JSON files, and outputs that appear whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -14,8 +15,11 @@ from typing import Any
 
 from common.errors import InputError
 
-# A directory may be replaced only if it holds one of these, that is, if Understudy made it.
+# A directory may be replaced only if one of these in it says that Understudy made it.
 MARKERS = ("understudy.json", "distillation.json", "results.json")
+MADE_BY = {"made_by": "understudy"}
+
+_MAX_NAME_BYTES = 255
 
 
 def sha256(path: Path) -> str:
@@ -49,7 +53,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(require_file(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # bad JSON, bad UTF-8, a number of too many digits
         raise InputError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise InputError(f"{path} holds {type(value).__name__}, not a JSON object")
@@ -57,26 +61,49 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` with indentation; keys keep their order."""
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Writes `value` with indentation; keys keep their order, and numbers that JSON has not become null."""
+    text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
-def check_output(path: Path, *, overwrite: bool) -> None:
+def made_here(directory: Path) -> bool:
+    """Whether a directory says that Understudy made it."""
+    for marker in MARKERS:
+        with contextlib.suppress(InputError):
+            if read_json(directory / marker).get("made_by") == MADE_BY["made_by"]:
+                return True
+    return False
+
+
+def check_output(path: Path, *, directory: bool, overwrite: bool) -> None:
     """Refuses an output path before the work starts rather than after it.
 
+    Args:
+        directory: whether the output is a directory or a file.
+        overwrite: whether what is there may be replaced; a directory only if Understudy made it.
+
     Raises:
-        InputError: something is there already and may not be replaced, or the parent cannot hold it.
+        InputError: something stands there that may not be replaced, or nothing can be written there.
     """
-    if path.is_symlink() or path.exists():
-        replaceable = path.is_file() or (path.is_dir() and (_is_empty(path) or _is_ours(path)))
-        if path.is_dir() and _is_empty(path):
-            return
-        if not overwrite:
-            raise InputError(f"{path} exists: choose another output or pass --overwrite")
-        if not replaceable:
-            raise InputError(f"{path} was not made by Understudy and is not replaced: choose another output")
-    elif not _nearest_parent(path).is_dir() or not os.access(_nearest_parent(path), os.W_OK):
-        raise InputError(f"{path} cannot be written: {_nearest_parent(path)} is no writable directory")
+    if len(os.fsencode(path.name)) > _MAX_NAME_BYTES:
+        raise InputError(f"{path.name[:40]}…: the name is longer than a file's may be")
+    path = _resolved(path)
+    parent = _nearest_parent(path)
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise InputError(f"{path} cannot be written: {parent} is no writable directory")
+    if not path.exists():
+        return
+    if path.is_dir() != directory:
+        raise InputError(f"{path} is a {'directory' if path.is_dir() else 'file'}: choose another output")
+    if directory and (path == Path.cwd() or os.path.ismount(path)):
+        # The finished directory is renamed into place, which these do not allow.
+        raise InputError(f"{path} cannot be replaced as a whole: name a new directory inside it")
+    if directory and _is_empty(path):
+        return
+    if not overwrite:
+        raise InputError(f"{path} exists: choose another output or pass --overwrite")
+    if directory and not made_here(path):
+        raise InputError(f"{path} was not made by Understudy and is not replaced: choose another output")
 
 
 @contextlib.contextmanager
@@ -86,15 +113,16 @@ def staged_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     Raises:
         InputError: as `check_output`.
     """
-    check_output(path, overwrite=overwrite)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        yield staging
-        staging.chmod(0o777 & ~_umask())
-        _replace(path, staging)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    check_output(path, directory=True, overwrite=overwrite)
+    path = _resolved(path)
+    with _parents_of(path):
+        staging = Path(tempfile.mkdtemp(prefix=".understudy-", dir=path.parent))
+        try:
+            yield staging
+            staging.chmod(0o777 & ~_umask())
+            _replace_directory(path, staging)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -104,51 +132,78 @@ def staged_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     Raises:
         InputError: as `check_output`.
     """
-    check_output(path, overwrite=overwrite)
-    if path.is_dir():
-        raise InputError(f"{path} is a directory, not a file")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix stays last, since writers choose their format by it.
-    handle, name = tempfile.mkstemp(prefix=".", suffix=f".{path.name}", dir=path.parent)
-    os.close(handle)
-    staging = Path(name)
-    try:
-        yield staging
-        staging.chmod(0o666 & ~_umask())
-        staging.replace(path)
-    finally:
-        staging.unlink(missing_ok=True)
-
-
-def _replace(path: Path, staging: Path) -> None:
-    """Puts `staging` in the place of `path`; what stood there is deleted only once the new one stands."""
-    if path.is_dir() and not path.is_symlink():
-        old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-        path.replace(old)
+    check_output(path, directory=False, overwrite=overwrite)
+    path = _resolved(path)
+    with _parents_of(path):
+        handle, name = tempfile.mkstemp(prefix=".understudy-", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        staging = Path(name)
         try:
+            yield staging
+            staging.chmod(0o666 & ~_umask())
             staging.replace(path)
-        except OSError:
-            old.replace(path)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+        finally:
+            staging.unlink(missing_ok=True)
+
+
+def _replace_directory(path: Path, staging: Path) -> None:
+    """Puts `staging` in the place of `path`; what stood there is deleted only once the new one stands."""
+    if not path.exists():
         staging.replace(path)
+        return
+    old = Path(tempfile.mkdtemp(prefix=".understudy-", dir=path.parent))
+    try:
+        path.replace(old)
+        staging.replace(path)
+    except BaseException:
+        # An interrupt between the two renames must not lose what stood there either.
+        if not path.exists():
+            old.replace(path)
+        raise
+    finally:
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _parents_of(path: Path) -> Iterator[None]:
+    """Makes the directories above `path`; those it made go again if the block fails."""
+    made = []
+    for parent in reversed(path.parents):
+        if not parent.exists():
+            parent.mkdir()
+            made.append(parent)
+    try:
+        yield
+    except BaseException:
+        for parent in reversed(made):
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+        raise
+
+
+def _resolved(path: Path) -> Path:
+    """The path itself where it is a link: a link stays one, and what it points to is written."""
+    return Path(os.path.realpath(path))
 
 
 def _is_empty(path: Path) -> bool:
     return next(path.iterdir(), None) is None
 
 
-def _is_ours(path: Path) -> bool:
-    return any((path / marker).is_file() for marker in MARKERS)
-
-
 def _nearest_parent(path: Path) -> Path:
-    parent = path.absolute().parent
+    parent = path.parent
     while not parent.exists():
         parent = parent.parent
     return parent
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _umask() -> int:

@@ -22,6 +22,12 @@ def read_hub_rows(source: str, split: str) -> tuple[list[str], Iterator[tuple[in
         from datasets import ClassLabel, load_dataset
     except ImportError:
         raise InputError("hub: data sets need the training extra: pip install 'understudy[train]'") from None
+
+    def class_label(kind: Any) -> ClassLabel | None:
+        # A column of lists keeps the kind of its elements in `feature`.
+        kind = getattr(kind, "feature", kind)
+        return kind if isinstance(kind, ClassLabel) else None
+
     parts = source.removeprefix(HUB_PREFIX).split("/")
     readings: list[tuple[str, str | None]]
     match parts:
@@ -43,14 +49,19 @@ def read_hub_rows(source: str, split: str) -> tuple[list[str], Iterator[tuple[in
     else:
         reason = str(failure).strip().splitlines()[0] if str(failure).strip() else type(failure).__name__
         raise InputError(f"{source}: the split '{split}' cannot be loaded: {reason}")
-    classes = {name: kind.names for name, kind in table.features.items() if isinstance(kind, ClassLabel)}
+    classes = {name: found.names for name, kind in table.features.items() if (found := class_label(kind)) is not None}
 
     def rows() -> Iterator[tuple[int, dict[str, Any]]]:
         for number, row in enumerate(table, start=1):
-            named = {
-                name: classes[name][value] if name in classes and value is not None and value >= 0 else value
-                for name, value in row.items()
-            }
-            yield number, named
+            yield number, {name: _named(value, classes.get(name)) for name, value in row.items()}
 
     return list(table.column_names), rows()
+
+
+def _named(value: Any, names: list[str] | None) -> Any:
+    """Class numbers as their names; -1, which stands for no label, as None."""
+    if names is None or value is None:
+        return value
+    if isinstance(value, list):
+        return [_named(entry, names) for entry in value]
+    return names[value] if value >= 0 else None

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import InputError
+from common.errors import InputError, shown
 
 SINGLE_LABEL = "single_label_classification"
 MULTI_LABEL = "multi_label_classification"
@@ -44,12 +44,18 @@ class Task:
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Task:
         """The task of a transformers config, read as transformers' pipeline does where problem_type is unset."""
-        id2label = {int(index): str(label) for index, label in (config.get("id2label") or {}).items()}
+        named = config.get("id2label") or {}
+        try:
+            id2label = {int(index): str(label) for index, label in named.items()}
+        except (AttributeError, ValueError):
+            raise InputError("the config's id2label is no map from 0, 1, 2, … to labels") from None
         count = len(id2label) or int(config.get("num_labels") or 2)
+        if id2label and set(id2label) != set(range(count)):
+            raise InputError(f"the config's id2label must name the labels 0 to {count - 1}, not {sorted(id2label)}")
         labels = tuple(id2label.get(index, f"LABEL_{index}") for index in range(count))
-        # The pipeline applies a sigmoid to a head of one output whose problem_type is unset.
-        default = MULTI_LABEL if count == 1 else SINGLE_LABEL
-        return cls(config.get("problem_type") or default, labels)
+        kind = config.get("problem_type") or SINGLE_LABEL
+        # A softmax over one output would always say 1; the pipeline takes a sigmoid there.
+        return cls(MULTI_LABEL if kind == SINGLE_LABEL and count == 1 else kind, labels)
 
     def targets(self, values: Sequence[str], places: Sequence[str]) -> NDArray[Any]:
         """Label strings as training targets.
@@ -104,15 +110,20 @@ def _index(label: str, index: dict[str, int], place: str) -> int:
     try:
         return index[label]
     except KeyError:
-        known = ", ".join(list(index)[:8]) + (", …" if len(index) > 8 else "")
-        raise InputError(f"{place}: the label '{label}' is not one of the model's {len(index)} ({known})") from None
+        known = shown(", ".join(list(index)[:8]), 100) + (", …" if len(index) > 8 else "")
+        raise InputError(
+            f"{place}: the label '{shown(label)}' is not one of the model's {len(index)} ({known})"
+        ) from None
 
 
 def _number(value: str, place: str) -> float:
     try:
         number = float(value)
     except ValueError:
-        raise InputError(f"{place}: the label '{value}' is not a number") from None
-    if not math.isfinite(number):
-        raise InputError(f"{place}: the label '{value}' is not a finite number")
+        number = math.nan
+    # Python reads 1_000 as a number; a table that holds it means something else.
+    if math.isnan(number) or "_" in value:
+        raise InputError(f"{place}: the label '{shown(value)}' is not a number")
+    if abs(number) > np.finfo(np.float32).max:
+        raise InputError(f"{place}: the label '{shown(value)}' is out of range")
     return number

@@ -1,4 +1,4 @@
-"""Tables as streams of rows: CSV, TSV, JSON Lines and Parquet in and out, never whole in memory.
+"""Tables as streams of rows: CSV, TSV, JSON Lines and Parquet, never whole in memory.
 
 CSV follows RFC 4180's quoting. TSV has no quoting at all, as GLUE's files need it: a quotation mark is a character.
 Lines end at a line feed (with or without a carriage return) and nowhere else.
@@ -7,16 +7,16 @@ Lines end at a line feed (with or without a carriage return) and nowhere else.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from common.errors import InputError
+from common.errors import InputError, shown
 from common.files import require_file
 
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
@@ -26,6 +26,9 @@ MAX_FIELD_CHARACTERS = 16 * 1024 * 1024
 csv.field_size_limit(MAX_FIELD_CHARACTERS)
 
 Row = dict[str, Any]
+
+# What a value that Python cannot hold raises: bad UTF-8, a date beyond the year 9999, nanoseconds.
+_UNREADABLE = (pa.ArrowException, OSError, OverflowError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class TableReader:
             self.columns = self._first_columns()
         repeated = sorted({name for name in self.columns if self.columns.count(name) > 1})
         if repeated:
-            raise InputError(f"{path}: the header names the column '{repeated[0]}' more than once")
+            raise InputError(f"{path}: the header names the column '{shown(repeated[0])}' more than once")
 
     def chunks(self, size: int = 4096) -> Iterator[Chunk]:
         """The rows in order, at most `size` at a time."""
@@ -116,9 +119,11 @@ class TableReader:
                 for _, row in self._json_rows(file):
                     return list(row)
                 raise InputError(f"{self.path} holds no rows")
-            fields = next(self._fields(file), (1, []))[1]
+            number, fields = next(self._fields(file), (1, []))
         if not any(fields):
             raise InputError(f"{self.path} has no header row")
+        if any("\0" in name for name in fields):
+            raise self._error(number, "the header holds NUL characters: is this UTF-16, or no text at all?")
         return fields
 
     def _text_rows(self) -> Iterator[tuple[int, Row]]:
@@ -135,7 +140,15 @@ class TableReader:
                 yield number, dict(zip(self.columns, fields, strict=True))
 
     def _fields(self, file: IO[bytes]) -> Iterator[tuple[int, list[str]]]:
-        """Each line's fields; a blank line counts only where one column makes it an empty value."""
+        """The header's fields, then each row's; a blank line is a row only where one column makes it an empty value."""
+        width = 0
+        for number, fields in self._raw_fields(file):
+            blank = not any(fields) and len(fields) <= 1
+            if not blank or width == 1:
+                width = width or len(fields)
+                yield number, fields or [""]
+
+    def _raw_fields(self, file: IO[bytes]) -> Iterator[tuple[int, list[str]]]:
         if self.format == "csv":
             reader = csv.reader((line for _, line in self._lines(file, keep_end=True)), strict=True)
             start = 1
@@ -146,28 +159,38 @@ class TableReader:
                     reason = str(error)
                     if "field larger" in reason or "unexpected end" in reason:
                         reason = "a quotation mark is left open"
+                    elif "new-line character" in reason:
+                        reason = "a carriage return stands outside quotation marks"
                     raise self._error(start, f"not valid CSV: {reason}") from None
                 if fields is None:
                     return
-                if fields or len(getattr(self, "columns", ())) == 1:
-                    yield start, fields or [""]
+                yield start, fields
                 start = reader.line_num + 1
         else:
             for number, line in self._lines(file):
-                if line or len(getattr(self, "columns", ())) == 1:
-                    yield number, line.split("\t")
+                yield number, line.split("\t")
 
     def _json_rows(self, file: IO[bytes]) -> Iterator[tuple[int, Row]]:
         for number, line in self._lines(file):
             if not line.strip():
                 continue
-            try:
-                row = orjson.loads(line)
-            except orjson.JSONDecodeError as error:
-                raise self._error(number, f"not valid JSON: {error}") from None
-            if not isinstance(row, dict):
-                raise self._error(number, "a row must be a JSON object")
-            yield number, row
+            yield number, self._json_row(number, line)
+
+    def _json_row(self, number: int, line: str) -> Row:
+        try:
+            # The standard library's parser, since integers of any size must come out as they went in.
+            row = json.loads(line, parse_constant=_refuse_constant)
+            if "\\ud" in line.lower():
+                json.dumps(row, ensure_ascii=False).encode()
+        except json.JSONDecodeError as error:
+            raise self._error(number, f"not valid JSON: {error.msg} at column {error.colno}") from None
+        except UnicodeEncodeError:
+            raise self._error(number, "not valid JSON: half of a surrogate pair") from None
+        except (ValueError, RecursionError) as error:
+            raise self._error(number, f"not valid JSON: {error}") from None
+        if not isinstance(row, dict):
+            raise self._error(number, "a row must be a JSON object")
+        return row
 
     def _lines(self, file: IO[bytes], keep_end: bool = False) -> Iterator[tuple[int, str]]:
         self.position = 0
@@ -176,6 +199,8 @@ class TableReader:
             if number == 1:
                 if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
                     raise self._error(number, "UTF-16, not UTF-8: save the file as UTF-8")
+                if b"\0" in raw and len(raw) > 1 and raw[1] == 0:
+                    raise self._error(number, "NUL bytes between the characters: this is UTF-16, save it as UTF-8")
                 raw = raw.removeprefix(b"\xef\xbb\xbf")
             try:
                 line = raw.decode("utf-8")
@@ -192,111 +217,32 @@ class TableReader:
             while True:
                 try:
                     batch = next(batches, None)
-                    rows = batch.to_pylist() if batch is not None else []
-                except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-                    raise self._error(self.position + 1, f"cannot be read: {error}") from None
+                except (pa.ArrowException, OSError) as error:
+                    raise self._error(self.position + 1, f"this row or a later one cannot be read: {error}") from None
                 if batch is None:
                     return
+                rows = self._python_rows(batch)
                 numbers = list(range(self.position + 1, self.position + 1 + len(rows)))
                 self.position += len(rows)
                 yield Chunk(numbers, rows, batch)
+
+    def _python_rows(self, batch: pa.RecordBatch) -> list[Row]:
+        try:
+            return list(batch.to_pylist())
+        except _UNREADABLE:
+            pass
+        # Slowly, row by row, to name the one that is at fault.
+        rows: list[Row] = []
+        for index in range(batch.num_rows):
+            try:
+                rows += batch.slice(index, 1).to_pylist()
+            except _UNREADABLE as error:
+                raise self._error(self.position + index + 1, f"cannot be read: {error}") from None
+        return rows
 
     def _error(self, number: int, reason: str) -> InputError:
         return InputError(f"{self.path}, {self.place} {number}: {reason}")
 
 
-class TableWriter:
-    """Writes chunks to a file of any of the formats; the first chunk fixes the columns.
-
-    Raises:
-        InputError: the input has a column of an added name, or a value that the format cannot hold (a tab or line
-            break in TSV, a column that the first row of JSON Lines did not have).
-    """
-
-    def __init__(self, path: Path, added: Sequence[tuple[str, pa.DataType]], format: str | None = None):
-        self.path = path
-        self.format = format or table_format(path)
-        self.added = added
-        self._columns: list[str] = []
-        self._file: Any = None
-
-    def __enter__(self) -> TableWriter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def open(self, columns: Sequence[str], schema: pa.Schema | None) -> None:
-        """Fixes the input's columns and, where they come from Parquet, their types."""
-        names = [name for name, _ in self.added]
-        clash = next((name for name in names if name in columns), None)
-        if clash is not None:
-            raise InputError(f"the input has a column '{clash}' already: choose other names with --prefix")
-        self._columns = list(columns)
-        if self.format == "parquet":
-            kept = (
-                [schema.field(name) for name in self._columns]
-                if schema is not None
-                else [pa.field(name, pa.string()) for name in self._columns]
-            )
-            self._schema = pa.schema([*kept, *(pa.field(name, kind) for name, kind in self.added)])
-            self._file = pq.ParquetWriter(self.path, self._schema)
-        elif self.format == "jsonl":
-            self._file = self.path.open("wb")
-        else:
-            self._file = self.path.open("w", encoding="utf-8", newline="")
-            # TSV is written by hand: the csv module would ask for an escape character where none exists.
-            self._csv = csv.writer(self._file, lineterminator="\n")
-            self._put([*self._columns, *names], 1)
-
-    def write(self, chunk: Chunk, added: dict[str, list[Any]]) -> None:
-        """Appends the chunk's rows with the added columns' values behind them."""
-        if self.format == "parquet":
-            self._write_parquet(chunk, added)
-            return
-        for index, row in enumerate(chunk.rows):
-            new = {name: added[name][index] for name, _ in self.added}
-            if self.format == "jsonl":
-                self._file.write(orjson.dumps({**row, **new}, default=str) + b"\n")
-            else:
-                unknown = [name for name in row if name not in self._columns]
-                if unknown:
-                    raise InputError(
-                        f"line {chunk.numbers[index]} has a column '{unknown[0]}' that the first row has not: "
-                        f"write JSON Lines instead"
-                    )
-                self._put([row.get(name) for name in self._columns] + list(new.values()), chunk.numbers[index])
-
-    def _put(self, values: Sequence[Any], number: int) -> None:
-        fields = [_as_text(value) for value in values]
-        if self.format == "csv":
-            self._csv.writerow(fields)
-            return
-        if any(character in field for field in fields for character in "\t\n"):
-            raise InputError(f"row {number} holds a tab or a line break, which TSV cannot hold: write CSV instead")
-        self._file.write("\t".join(fields) + "\n")
-
-    def _write_parquet(self, chunk: Chunk, added: dict[str, list[Any]]) -> None:
-        if chunk.batch is not None:
-            kept = [chunk.batch.column(name) for name in self._columns]
-        else:
-            kept = [
-                pa.array([_nullable_text(row.get(name)) for row in chunk.rows], pa.string()) for name in self._columns
-            ]
-        new = [pa.array(added[name], kind) for name, kind in self.added]
-        self._file.write_batch(pa.RecordBatch.from_arrays([*kept, *new], schema=self._schema))
-
-
-def _nullable_text(value: Any) -> str | None:
-    return None if value is None else _as_text(value)
-
-
-def _as_text(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (dict, list)):
-        return orjson.dumps(value).decode()
-    return str(value)
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")

@@ -21,6 +21,13 @@ Text = str | tuple[str, str]
 MAX_TEXT_BYTES = 100_000
 
 
+# Families that number positions from pad_token_id + 1, so that their table holds as many fewer.
+_POSITIONS_AFTER_PADDING = (
+    *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod", "camembert", "data2vec-text"),
+    *("ibert", "luke", "longformer", "mpnet", "esm"),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """One tokenized text.
@@ -48,6 +55,8 @@ def check_text(text: Any) -> None:
             surrogate pair), or over `MAX_TEXT_BYTES`.
     """
     if isinstance(text, tuple):
+        if len(text) != 2 or any(isinstance(part, tuple) for part in text):
+            raise TextError("a pair must be of two strings")
         for part in text:
             check_text(part)
         return
@@ -73,7 +82,16 @@ class TextEncoder:
     The file's own truncation and padding are set aside: many published tokenizers pad every text to a fixed length.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, max_length: int, pad_id: int, pad_type_id: int, pad_left: bool):
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        max_length: int,
+        pad_id: int,
+        pad_type_id: int,
+        pad_left: bool,
+        cut_left: bool = False,
+    ):
         self.max_length = max_length
         self.pad_id = pad_id
         self.pad_type_id = pad_type_id
@@ -81,7 +99,13 @@ class TextEncoder:
         # A copy, since truncation is set on the tokenizer itself and the caller's may be saved later.
         self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
         self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(max_length, strategy="longest_first")
+        special = self._tokenizer.num_special_tokens_to_add(True)
+        if max_length <= special:
+            raise InputError(
+                f"a limit of {max_length} tokens leaves no room for a text beside {special} special tokens"
+            )
+        direction = "left" if cut_left else "right"
+        self._tokenizer.enable_truncation(max_length, strategy="longest_first", direction=direction)
 
     @classmethod
     def load(cls, directory: Path, max_length: int | None = None) -> TextEncoder:
@@ -103,7 +127,8 @@ class TextEncoder:
         config = read_json(directory / "config.json")
         settings_path = directory / "tokenizer_config.json"
         settings = read_json(settings_path) if settings_path.is_file() else {}
-        limits = [max_length or model_max_length(settings, config), max_positions(config)]
+        limit = model_max_length(settings, config) if max_length is None else max_length
+        positions = max_positions(config)
         token = settings.get("pad_token")
         name = token.get("content") if isinstance(token, dict) else token
         pad_id = tokenizer.token_to_id(name) if name else None
@@ -111,10 +136,11 @@ class TextEncoder:
             pad_id = config.get("pad_token_id") or 0
         return cls(
             tokenizer,
-            max_length=min(limit for limit in limits if limit),
+            max_length=limit if positions is None else min(limit, positions),
             pad_id=pad_id,
             pad_type_id=int(settings.get("pad_token_type_id") or (3 if config.get("model_type") == "xlnet" else 0)),
             pad_left=settings.get("padding_side", "left" if config.get("model_type") == "xlnet" else "right") == "left",
+            cut_left=settings.get("truncation_side") == "left",
         )
 
     def encode(self, texts: Sequence[Text]) -> list[Encoded]:
@@ -151,8 +177,7 @@ def max_positions(config: dict[str, Any]) -> int | None:
     positions = config.get("max_position_embeddings")
     if not positions or positions < 0:
         return None
-    # These families number positions from pad_token_id + 1, so their table holds as many fewer.
-    offset = {"roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "mpnet", "longformer"}
-    if config.get("model_type") in offset:
-        return int(positions) - int(config.get("pad_token_id") or 1) - 1
+    if config.get("model_type") in _POSITIONS_AFTER_PADDING:
+        padding = config.get("pad_token_id")
+        return int(positions) - (1 if padding is None else int(padding)) - 1
     return int(positions)

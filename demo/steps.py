@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.bench import bench, summary_rows
 from benchmarks.report import print_summary
 from common.errors import InputError
-from common.files import MARKERS, read_json, sha256
+from common.files import made_here, read_json, sha256
 from common.progress import say
 from demo.messages import DEV, TRAIN
 from distill.distillation import distill
@@ -103,7 +103,7 @@ def _check(output: Path, parts: tuple[Path, ...]) -> None:
     if output.exists() and not output.is_dir():
         raise InputError(f"{output} is a file, not a directory: choose another with -o")
     for part in parts:
-        if part.exists() and not any((part / marker).is_file() for marker in MARKERS):
+        if part.exists() and not made_here(part):
             raise InputError(f"{part} was not made by Understudy: choose another directory with -o")
 
 

@@ -57,7 +57,7 @@ def distill(
         WorkFailedError: the loss left the finite numbers.
     """
     started = time.monotonic()
-    check_output(output, overwrite=overwrite)
+    check_output(output, directory=True, overwrite=overwrite)
     source = find_model(teacher)
     config = load_config(source)
     task = Task.from_config(config.to_dict())

@@ -42,7 +42,7 @@ def finetune(
         WorkFailedError: the loss left the finite numbers.
     """
     started = time.monotonic()
-    check_output(output, overwrite=overwrite)
+    check_output(output, directory=True, overwrite=overwrite)
     train_examples = read_examples(train, columns, split="train")
     dev_examples = read_examples(dev, columns, split="validation")
     source = find_model(model)

@@ -137,6 +137,7 @@ def make_encoder(tokenizer: Any, config: Any, max_length: int) -> TextEncoder:
         pad_id=tokenizer.pad_token_id or 0,
         pad_type_id=tokenizer.pad_token_type_id,
         pad_left=tokenizer.padding_side == "left",
+        cut_left=tokenizer.truncation_side == "left",
     )
 
 

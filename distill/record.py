@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from common.files import read_json, write_json
+from common.files import MADE_BY, read_json, write_json
 
 RECORD_FILE = "distillation.json"
 FORMAT_VERSION = 1
@@ -62,6 +62,7 @@ class TrainingRecord:
         write_json(
             directory / RECORD_FILE,
             {
+                **MADE_BY,
                 "format_version": FORMAT_VERSION,
                 **vars(self),
                 "best_dev": self.best,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
-from common.files import read_json, sha256, write_json
+from common.files import MADE_BY, read_json, sha256, write_json
 from common.labels import Task
 
 MANIFEST_FILE = "understudy.json"
@@ -79,7 +79,8 @@ class Manifest:
             for path in sorted(directory.iterdir())
             if path.name != MANIFEST_FILE
         }
-        write_json(directory / MANIFEST_FILE, {"format_version": FORMAT_VERSION, **asdict(self), "files": files})
+        head = {**MADE_BY, "format_version": FORMAT_VERSION}
+        write_json(directory / MANIFEST_FILE, {**head, **asdict(self), "files": files})
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,7 @@ class Bundle:
 def _read_manifest(path: Path) -> Manifest:
     values = read_json(path)
     version = values.pop("format_version", None)
+    values.pop("made_by", None)
     if not isinstance(version, int):
         raise InputError(f"{path} states no format_version: it is no bundle's manifest")
     if version > FORMAT_VERSION:

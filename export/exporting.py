@@ -56,7 +56,7 @@ def export(
     """
     if precision not in PRECISIONS:
         raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, not '{precision}'")
-    check_output(output, overwrite=overwrite)
+    check_output(output, directory=True, overwrite=overwrite)
     source = find_model(str(model_dir))
     config = load_config(source)
     task = Task.from_config(config.to_dict())

@@ -118,3 +118,15 @@ def _expect(name: str, tensor: Tensor, shape: tuple[int, ...] | torch.Size) -> N
 
 def _shape(tensor: Tensor) -> list[int]:
     return list(tensor.shape)
+
+
+def empty_rows(like: Tensor) -> Tensor:
+    """An empty tensor shaped like another, rows contiguous as the kernels write them."""
+    empty = torch.empty_like(like)
+    return empty if empty.stride(-1) == 1 else torch.empty(like.shape, dtype=like.dtype, device=like.device)
+
+
+def laid_out_like(x: Tensor, like: Tensor) -> Tensor:
+    """`x` in the dtype and strides that `torch.empty_like(like)` has, as the op's fake implementation promises."""
+    promised = torch.empty_like(like)
+    return x if x.dtype == promised.dtype and x.stride() == promised.stride() else promised.copy_(x)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from kernels.arguments import DIFFERENTIABLE, Arguments
+from kernels.arguments import DIFFERENTIABLE, Arguments, laid_out_like
 
 # The score of a hidden key. Finite, so that a row without any visible key averages over all keys instead of being
 # NaN; large enough to swallow every true score, so that this average is an equal one.
@@ -80,7 +80,7 @@ def backward(a: Arguments, grad: Tensor, out: Tensor) -> list[Tensor]:
             dq[:, :, rows] += d_query
     found = (dq, dk, dv, dr, du, dw, db, torch.stack((-contrast, contrast)))
     arguments = (getattr(a, name) for name in DIFFERENTIABLE)
-    return [torch.empty_like(x).copy_(g) for x, g in zip(arguments, found, strict=True) if x is not None]
+    return [laid_out_like(g, x) for g, x in zip(found, arguments, strict=True) if g is not None and x is not None]
 
 
 class _Terms:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels import eager
+from kernels import dispatch
 from kernels.arguments import DIFFERENTIABLE, Arguments, check
 
 _PARAMETERS = (
@@ -91,7 +91,7 @@ def relative_attention(
     "understudy::relative_attention", mutates_args=(), schema=f"({_PARAMETERS}) -> (Tensor, Tensor)"
 )
 def _op(*arguments: Any) -> tuple[Tensor, Tensor]:
-    return eager.forward(Arguments(*arguments))
+    return dispatch.forward(Arguments(*arguments))
 
 
 @_op.register_fake
@@ -105,8 +105,8 @@ def _op_fake(*arguments: Any) -> tuple[Tensor, Tensor]:
     mutates_args=(),
     schema=f"(Tensor grad, Tensor out, Tensor logsumexp, {_PARAMETERS}) -> Tensor[]",
 )
-def _op_backward(grad: Tensor, out: Tensor, logsumexp: Tensor, *arguments: Any) -> list[Tensor]:  # noqa: ARG001
-    return eager.backward(Arguments(*arguments), grad, out)
+def _op_backward(grad: Tensor, out: Tensor, logsumexp: Tensor, *arguments: Any) -> list[Tensor]:
+    return dispatch.backward(Arguments(*arguments), grad, out, logsumexp)
 
 
 @_op_backward.register_fake

@@ -14,10 +14,11 @@ import pyarrow as pa
 from common.errors import InputError, TextError
 from common.examples import BY_USUAL_NAMES, Columns, as_label
 from common.files import check_output, staged_file
-from common.labels import REGRESSION, Task
+from common.labels import MULTI_LABEL, REGRESSION, Task
 from common.metrics import Tally, choose_metric
 from common.progress import progress, say
-from common.tables import Chunk, TableReader, TableWriter, table_format
+from common.table_writer import TableWriter
+from common.tables import Chunk, TableReader, table_format
 from serve.engine import Engine, Prediction
 
 # Rows read, sorted by length and written at a time: the memory that scoring needs, whatever the file's size.
@@ -73,7 +74,7 @@ def score(
         InputError: the bundle, the input or the output will not do, or the input cannot be decoded (with the line).
     """
     started = time.monotonic()
-    check_output(output, overwrite=overwrite)
+    check_output(output, directory=False, overwrite=overwrite)
     output_format = table_format(output)
     reader = TableReader(input)
     if output.exists() and output.samefile(input):
@@ -148,10 +149,12 @@ def _tally(tally: Tally, task: Task, chunk: Chunk, column: str, answers: list[Pr
     unknown = 0
     scores, targets = [], []
     for row, answer in zip(chunk.rows, answers, strict=True):
-        if not isinstance(answer, Prediction) or row.get(column) is None:
+        value = row.get(column)
+        # No label is an answer only where a row may have several.
+        if not isinstance(answer, Prediction) or value is None or (value == "" and task.problem_type != MULTI_LABEL):
             continue
         try:
-            targets.append(task.targets([as_label(row[column])], [""]))
+            targets.append(task.targets([as_label(value)], [""]))
             scores.append(answer.scores)
         except InputError:
             unknown += 1

@@ -38,8 +38,11 @@ def main() -> NoReturn:
     # A stop request unwinds like Ctrl-C, so that half-written outputs are removed.
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        app(standalone_mode=False)
-        code = 0
+        # Typer turns Ctrl-C into an exit with code 130, which it hands back rather than raises.
+        ended = app(standalone_mode=False)
+        code = ended if isinstance(ended, int) else 0
+        if code == 130:
+            raise KeyboardInterrupt
     except UnderstudyError as error:
         code = _fail(str(error), error.exit_code)
     except typer.Exit as error:

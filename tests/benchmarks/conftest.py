@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,7 +89,6 @@ def student(make_bundle: Callable[..., Path]) -> Path:
 @pytest.fixture
 def changed(tmp_path: Path) -> Callable[..., Path]:
     """A copy of a bundle in which one JSON file was edited and hashed anew."""
-    import shutil
 
     def change(bundle: Path, file: str, edit: Callable[[dict], None]) -> Path:
         copy = tmp_path / f"changed-{bundle.name}"

@@ -18,7 +18,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from common.errors import InputError
-from common.tables import FORMATS, Chunk, TableReader, TableWriter, table_format
+from common.table_writer import TableWriter
+from common.tables import FORMATS, Chunk, TableReader, table_format
 
 # What splits lines somewhere (str.splitlines, spreadsheets) but must not split a value here.
 SEPARATORS = "\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e"
@@ -27,7 +28,7 @@ ANY_TEXT = st.text(
     max_size=12,
 )
 ROWS = st.lists(st.tuples(ANY_TEXT, ANY_TEXT, ANY_TEXT), max_size=6)
-PROPERTY = settings(deadline=None, max_examples=100)
+PROPERTY = settings(deadline=None, max_examples=60)
 NAMES = ("text", "note", "label")
 
 
@@ -432,7 +433,7 @@ def test_nul_bytes_stay_in_their_value(tmp_path: Path, ending: str) -> None:
     assert numbered(path) == [(2, {"text": "a\0b", "label": "x"})]
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=200)
 @given(
     ending=st.sampled_from(["csv", "tsv", "jsonl", "parquet"]),
     content=st.one_of(

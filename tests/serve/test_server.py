@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import re
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,64 +15,26 @@ import pytest
 from demo.messages import DEV
 from serve.engine import Engine, Prediction
 from tests.conftest import messages
+from tests.serve_process import ServerProcess, wait_until
 
 TEXTS = [row["text"] for row in messages(DEV)[:40]]
 
 
-class _Server:
-    def __init__(self, bundle: Path, *options: str):
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "understudy", "serve", str(bundle), "--port", "0", *options],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        )
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
-        assert found, line + (self.process.stderr.read() if self.process.stderr else "")
-        self.url = found.group(0)
-        self.port = int(found.group(1))
-        _until(lambda: self._ready())
-
-    def _ready(self) -> bool:
-        try:
-            return httpx.get(f"{self.url}/health/ready").status_code == 200
-        except httpx.TransportError:
-            return False
-
-    def stop(self, how: signal.Signals) -> tuple[int, str, str]:
-        self.process.send_signal(how)
-        out, err = self.process.communicate(timeout=30)
-        return self.process.returncode, out, err
-
-
-def _until(condition) -> None:  # type: ignore[no-untyped-def]
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
 @pytest.fixture
-def server(bundle: Path) -> Iterator[_Server]:
-    started = _Server(bundle)
-    yield started
-    if started.process.poll() is None:
-        started.process.kill()
-        started.process.communicate()
+def server(bundle: Path) -> Iterator[ServerProcess]:
+    with ServerProcess(bundle) as started:
+        yield started
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_signal_ends_it_cleanly(server: _Server, how: signal.Signals) -> None:
+def test_a_stop_signal_ends_it_cleanly(server: ServerProcess, how: signal.Signals) -> None:
     assert httpx.post(f"{server.url}/v1/classify", json={"inputs": ["hello"]}).status_code == 200
     code, out, err = server.stop(how)
     assert (code, err) == (0, "")
     assert "Stopped." in out
 
 
-def test_many_callers_at_once_each_get_their_own_answer(server: _Server, bundle: Path) -> None:
+def test_many_callers_at_once_each_get_their_own_answer(server: ServerProcess, bundle: Path) -> None:
     wanted = {}
     for text, answer in zip(TEXTS, Engine.load(bundle).classify(list(TEXTS)), strict=True):
         assert isinstance(answer, Prediction)
@@ -100,19 +58,19 @@ def test_many_callers_at_once_each_get_their_own_answer(server: _Server, bundle:
     assert f'understudy_requests_total{{route="/v1/classify",status="200"}} {8 * 40:.1f}' in counted
 
 
-def test_a_caller_that_hangs_up_disturbs_nobody(server: _Server) -> None:
+def test_a_caller_that_hangs_up_disturbs_nobody(server: ServerProcess) -> None:
     body = b'{"inputs": [' + b",".join([b'"' + b"parcel " * 120 + b'"'] * 200) + b"]}"
     head = f"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         connection.sendall(head + body)
         time.sleep(0.1)
-    _until(lambda: "understudy_queue_tokens 0.0" in httpx.get(f"{server.url}/metrics").text)
+    wait_until(lambda: "understudy_queue_tokens 0.0" in httpx.get(f"{server.url}/metrics").text)
     assert httpx.post(f"{server.url}/v1/classify", json={"inputs": ["hello"]}).status_code == 200
     code, _, err = server.stop(signal.SIGTERM)
     assert (code, err) == (0, "")
 
 
-def test_half_a_request_does_not_keep_it_from_answering(server: _Server) -> None:
+def test_half_a_request_does_not_keep_it_from_answering(server: ServerProcess) -> None:
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         connection.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
         assert httpx.post(f"{server.url}/v1/classify", json={"inputs": ["hello"]}).status_code == 200

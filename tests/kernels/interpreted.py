@@ -1,0 +1,162 @@
+"""The CUDA kernels in Triton's interpreter against float64. `test_triton_kernels.py` runs this file in a process of its
+own, since the interpreter has to be chosen before Triton is imported.
+
+The rule, for the output and every gradient: error(kernel) ≤ 2 · error(PyTorch in the same precision) + 1e-5. In bfloat16
+the interpreter cuts digits off where a GPU rounds, so that here twice as much is allowed; on a GPU it is not.
+"""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from kernels import eager, triton_backward, triton_forward
+from kernels.arguments import DIFFERENTIABLE, Arguments
+
+SINGLE, HALF, BRAIN = torch.float32, torch.float16, torch.bfloat16
+EVERY = [SINGLE, HALF, BRAIN]
+
+# Shapes and options of the kernels' paths, with the precisions each is tried in.
+CASES: dict[str, tuple[dict[str, Any], list[torch.dtype]]] = {
+    "one token": ({"qlen": 1}, EVERY),
+    "seven": ({"qlen": 7, "mask": "pairs", "see_self": True}, EVERY),
+    "fifty": ({"qlen": 50, "heads": 1, "mask": "left", "see_self": True}, [HALF]),
+    "two tiles": ({"qlen": 64, "heads": 1, "mask": "keys"}, [HALF]),
+    "two tiles less one": ({"qlen": 63, "heads": 1, "batch": 1}, [HALF]),
+    "two tiles and one": ({"qlen": 65, "heads": 1, "batch": 1}, [SINGLE]),
+    "four tiles less one": ({"qlen": 127, "heads": 1, "batch": 1, "mask": "left"}, [HALF]),
+    "four tiles": ({"qlen": 128, "heads": 1, "batch": 1}, [HALF]),
+    "memory": ({"heads": 1, "qlen": 20, "klen": 45, "mask": "pairs"}, [HALF]),
+    "one query over memory": ({"qlen": 1, "klen": 70}, [SINGLE]),
+    "fewer keys than queries": ({"qlen": 40, "klen": 10, "mask": "keys", "see_self": True}, [SINGLE]),
+    "two encodings": ({"batch": 4, "heads": 1, "groups": 2, "qlen": 20, "mask": "left"}, [SINGLE, BRAIN]),
+    "plain": ({"heads": 1, "qlen": 33, "positions": False, "segments": False, "biases": False}, EVERY),
+    "positions only": ({"heads": 1, "qlen": 33, "segments": False}, [SINGLE]),
+    "segments only": ({"heads": 1, "qlen": 33, "positions": False, "biases": False}, [SINGLE]),
+    "an odd head size": ({"heads": 1, "qlen": 20, "d_head": 24}, [SINGLE]),
+    "head size 64": ({"heads": 1, "qlen": 40, "d_head": 64}, EVERY),
+    "head size 128": ({"heads": 1, "qlen": 20, "d_head": 128}, [HALF, BRAIN]),
+}
+
+
+def arguments(inputs: dict[str, Any], dropout: float = 0.0) -> Arguments:
+    given = {"seed": None, "see_self": False, **inputs, "scale": inputs["q"].shape[-1] ** -0.5, "dropout": dropout}
+    if "r" in given:
+        given["r"] = given["r"] if given["r"].ndim == 4 else given["r"][None]
+    if dropout:
+        given["seed"] = torch.tensor(1234)
+    return Arguments(**dict.fromkeys(Arguments._fields) | given)
+
+
+def common(a: Arguments, keep: Tensor | None = None) -> Tensor:
+    """The op as it is commonly written in PyTorch: every step in the arguments' precision, additive mask."""
+    qlen, klen = a.q.shape[2], a.k.shape[2]
+
+    def plus(bias: Tensor | None) -> Tensor:
+        return a.q if bias is None else a.q + bias[:, None]
+
+    scores = plus(a.content_bias) @ a.k.mT
+    if a.r is not None:
+        r = a.r.repeat_interleave(a.q.shape[0] // a.r.shape[0], 0)
+        index = qlen - torch.arange(qlen)[:, None] + torch.arange(klen)[None]
+        scores = scores + (plus(a.position_bias) @ r.mT).gather(3, index.expand(*scores.shape))
+    if a.segment_embedding is not None:
+        assert a.query_segments is not None
+        assert a.key_segments is not None
+        each = torch.einsum("bhid,shd->bhis", plus(a.segment_bias), a.segment_embedding)
+        differ = (a.query_segments[:, None, :, None] != a.key_segments[:, None, None]).long()
+        scores = scores + each.gather(3, differ.expand(*scores.shape))
+    scores = scores * a.scale
+    if a.mask is not None:
+        mask = a.mask[:, None, None] if a.mask.ndim == 2 else a.mask[:, None]
+        own = (torch.arange(klen)[None] == torch.arange(qlen)[:, None] + klen - qlen) & a.see_self
+        scores = scores - (mask & ~own).to(scores.dtype) * (65500 if scores.dtype == torch.float16 else 1e30)
+    weights = scores.softmax(-1)
+    return (weights if keep is None else weights * keep) @ a.v
+
+
+def outcome(a: Arguments, grad: Tensor, keep: Tensor | None = None) -> dict[str, Tensor]:
+    """Output and gradients of the common form, by autograd."""
+    floats = {n: getattr(a, n).detach().clone().requires_grad_() for n in DIFFERENTIABLE if getattr(a, n) is not None}
+    out = common(a._replace(**floats), keep)
+    gradients = torch.autograd.grad(out, list(floats.values()), grad)
+    return {"output": out.detach(), **dict(zip(floats, gradients, strict=True))}
+
+
+def double(a: Arguments) -> Arguments:
+    return Arguments(*(x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in a))
+
+
+def fused(a: Arguments, grad: Tensor) -> dict[str, Tensor]:
+    out, logsumexp = triton_forward.forward(a)
+    present = [n for n in DIFFERENTIABLE if getattr(a, n) is not None]
+    return {"output": out, **dict(zip(present, triton_backward.backward(a, grad, out, logsumexp), strict=True))}
+
+
+def assert_rule(got: dict[str, Tensor], plain: dict[str, Tensor], exact: dict[str, Tensor]) -> None:
+    assert got.keys() == exact.keys()
+    factor = 4 if got["output"].dtype == BRAIN else 2
+    for name, value in exact.items():
+        error, allowed = ((x[name].double() - value).abs().max() for x in (got, plain))
+        assert error <= factor * allowed + 1e-5, f"{name}: {error:.2e}, PyTorch {allowed:.2e}"
+        assert got[name].dtype == plain[name].dtype
+        assert got[name].shape == value.shape
+
+
+@pytest.mark.parametrize(("case", "dtype"), [(c, d) for c, (_, dtypes) in CASES.items() for d in dtypes])
+def test_kernels_are_as_exact_as_pytorch(case, dtype, inputs_of):
+    options = {"d_head": 16, "dtype": dtype} | CASES[case][0]
+    see_self = options.pop("see_self", False)
+    a = arguments(inputs_of(**options) | {"see_self": see_self})
+    grad = torch.randn(a.q.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    assert_rule(fused(a, grad), outcome(a, grad), outcome(double(a), grad.double()))
+
+
+def test_a_query_that_sees_no_key(inputs_of):
+    inputs = inputs_of(qlen=20, klen=40, d_head=16, dtype=SINGLE)
+    inputs["mask"] = torch.zeros(2, 20, 40, dtype=torch.bool)
+    inputs["mask"][:, 3] = True
+    a = arguments(inputs)
+    grad = torch.randn(a.q.shape, generator=torch.Generator().manual_seed(1))
+    got, exact = fused(a, grad), outcome(double(a), grad.double())
+    torch.testing.assert_close(got["output"][:, :, 3], a.v.mean(2))
+    assert_rule(got, outcome(a, grad), exact)
+
+
+def test_logsumexp_is_the_eager_one(inputs_of):
+    a = arguments(inputs_of(qlen=20, klen=40, d_head=16, mask="pairs", dtype=SINGLE))
+    a.mask[:, 3] = True
+    torch.testing.assert_close(triton_forward.forward(a)[1], eager.forward(a)[1])
+
+
+def test_dropout_is_the_same_forwards_and_backwards(inputs_of):
+    a = arguments(inputs_of(qlen=40, klen=16, d_head=16, mask="keys", dtype=SINGLE), dropout=0.25)
+    weights = triton_forward.forward(a._replace(dropout=0.0, v=torch.eye(16).expand_as(a.v)))[0]
+    keep = triton_forward.forward(a._replace(v=torch.eye(16).expand_as(a.v)))[0] / weights.clamp_min(1e-30)
+    kept = keep[weights > 0] > 0
+    assert 0.72 < kept.float().mean() < 0.78
+    torch.testing.assert_close(keep[weights > 0][kept], torch.full((int(kept.sum()),), 1 / 0.75))
+    grad = torch.randn(a.q.shape, generator=torch.Generator().manual_seed(1))
+    exact = outcome(double(a), grad.double(), keep.double())
+    assert_rule(fused(a, grad), outcome(a, grad, keep), exact)
+
+
+def test_strides_and_repeats(inputs_of):
+    a = arguments(inputs_of(qlen=20, klen=20, d_head=16, mask="pairs", dtype=SINGLE))
+    grad = torch.ones(()).expand(a.q.shape)
+    want = fused(a, grad)
+    turned = a._replace(
+        q=a.q.permute(2, 0, 1, 3).contiguous().permute(1, 2, 0, 3), k=a.k.mT.contiguous().mT, r=a.r.mT.contiguous().mT
+    )
+    for name, value in fused(turned, grad).items():
+        torch.testing.assert_close(value, want[name])
+        assert name not in ("q", "k", "r") or value.stride() == getattr(turned, name).stride()
+    assert all(torch.equal(value, want[name]) for name, value in fused(a, grad).items())
+
+
+def test_an_empty_batch(inputs_of):
+    a = arguments(inputs_of(batch=0, d_head=16, dtype=SINGLE))
+    got = fused(a, torch.empty_like(a.q))
+    assert got["output"].shape == (0, 2, 5, 16)
+    assert not got["r"].any()

@@ -1,0 +1,137 @@
+"""The CUDA kernels without a GPU: their results in Triton's interpreter, and their compiled form's resources."""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kernels import dispatch
+from kernels.arguments import Arguments
+
+triton = pytest.importorskip("triton")
+
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.compiler import ASTSource  # noqa: E402
+
+from kernels import operands, triton_backward, triton_forward  # noqa: E402
+
+KERNELS = {
+    "forward": triton_forward.forward_kernel,
+    "queries": triton_backward.query_kernel,
+    "keys": triton_backward.key_kernel,
+}
+POINTERS = {
+    "logsumexp": "*fp32", "across": "*fp32", "delta": "*fp32", "dr": "*fp32", "sums": "*fp32",
+    "query_segments": "*i64", "key_segments": "*i64", "mask": "*u8",
+}  # fmt: skip
+SCALARS = {"scale": "fp32", "dropout": "fp32", "seed": "i64"}
+NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
+# The most shared memory a block may have, by compute capability.
+SHARED = {80: 163 * 1024, 90: 227 * 1024}
+# The heaviest variants of some configurations on each run, all of them where UNDERSTUDY_SOAK is set.
+SOME = [("forward", torch.float16, 64), ("queries", torch.float16, 64), ("keys", torch.bfloat16, 128)]
+SOME += [("queries", torch.bfloat16, 128), ("queries", torch.float32, 64)]
+ALL = [(k, d, n) for k in KERNELS for d in NAMES for n in (16, 32, 64, 128) if d != torch.float32 or n <= 64]
+
+
+def test_results_in_the_interpreter():
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTEST_ADDOPTS": ""}
+    checks = Path(__file__).with_name("interpreted.py")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(checks)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
+
+
+def compiled(kernel: Any, constants: dict[str, Any], element: str, capability: int, warps: int, stages: int) -> Any:
+    """The kernel compiled ahead of time for arguments that are all present and aligned."""
+    signature, attributes = {}, {}
+    for position, name in enumerate(kernel.arg_names):
+        first_stride = kernel.arg_names.index("k_item" if "k_item" in kernel.arg_names else "q_item")
+        if name in constants:
+            signature[name] = "constexpr"
+        elif position < first_stride:
+            signature[name] = POINTERS.get(name, f"*{element}")
+        else:
+            signature[name] = SCALARS.get(name, "i32")
+        if signature[name].startswith("*") or name.endswith(("_head", "_row", "_group")):
+            attributes[(position,)] = [["tt.divisibility", 16]]
+    constexprs = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
+    source = ASTSource(kernel, signature, constexprs=constexprs, attrs=attributes)
+    options = {"num_warps": warps, "num_stages": stages}
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+
+
+def resources(binary: bytes) -> tuple[int, int]:
+    """Bytes of stack a thread has, and instructions that load or store spilled registers."""
+    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(binary)
+        file.flush()
+        usage, code = (
+            subprocess.run([tools / tool, *options, file.name], capture_output=True, text=True, check=True).stdout
+            for tool, options in (("cuobjdump", ["-res-usage"]), ("nvdisasm", []))
+        )
+    found = re.search(r"STACK:(\d+)", usage)
+    assert found is not None, usage
+    return int(found[1]), len(re.findall(r"\b(?:LDL|STL)\b", code))
+
+
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter compiles nothing")
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize(("kernel", "dtype", "d_head"), ALL if os.environ.get("UNDERSTUDY_SOAK") else SOME)
+def test_shipped_configurations_fit_the_chip(kernel, dtype, d_head, capability):
+    config = operands.configuration(kernel, dtype, d_head)
+    for heaviest in (True, False) if os.environ.get("UNDERSTUDY_SOAK") else (True,):
+        constants = {"D": d_head, "BLOCK_D": d_head, "BLOCK": config.block, "UPCAST": False}
+        constants |= {"PAIRS": heaviest, "DROPOUT": heaviest, "SEE_SELF": True}
+        result = compiled(KERNELS[kernel], constants, NAMES[dtype], capability, config.warps, config.stages)
+        assert result.metadata.shared <= SHARED[capability]
+        assert resources(result.asm["cubin"]) == (0, 0), "registers spill"
+
+
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter compiles nothing")
+@pytest.mark.parametrize("capability", [80, 90])
+def test_preparing_kernel_fits_the_chip(capability):
+    constants = {"D": 128, "BLOCK_D": 128, "BLOCK": 32}
+    result = compiled(operands.prepare_kernel, constants, "bf16", capability, 4, 3)
+    assert resources(result.asm["cubin"]) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({}, None),
+        ({"dtype": torch.float64}, "float64"),
+        ({"d_head": 129}, "d_head 129"),
+        ({"d_head": 128, "dtype": torch.float32}, "d_head 128 in torch.float32"),
+        ({"batch": 40000}, "batch times heads is 80000"),
+        ({"capability": (7, 5)}, "older than compute capability 8.0"),
+        ({"device": "cpu"}, "cpu tensors"),
+    ],
+)
+def test_what_does_not_fit_falls_back_with_a_reason(change, reason, monkeypatch):
+    given = {"batch": 2, "d_head": 64, "dtype": torch.float16, "device": "cuda", "capability": (9, 0)} | change
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: given["capability"])
+
+    class Query:
+        shape = (given["batch"], 2, 5, given["d_head"])
+        dtype = given["dtype"]
+        device = torch.device(given["device"])
+
+    found = dispatch.why_not(Arguments(**dict.fromkeys(Arguments._fields) | {"q": Query()}))
+    assert found == reason if reason is None else reason in found
+
+
+def test_reason_is_logged_once(caplog):
+    dispatch._log_once.cache_clear()
+    for _ in range(3):
+        dispatch._log_once("float64")
+    assert [r.getMessage() for r in caplog.records] == [
+        "relative_attention: no fused kernel for float64; plain PyTorch runs instead"
+    ]
