@@ -34,6 +34,7 @@ def require_file(path: Path) -> Path:
     Raises:
         InputError: it is missing, a directory, unreadable or empty.
     """
+    _check_names(path)
     if not path.exists():
         raise InputError(f"{path}: no such file")
     if path.is_dir():
@@ -85,8 +86,7 @@ def check_output(path: Path, *, directory: bool, overwrite: bool) -> None:
     Raises:
         InputError: something stands there that may not be replaced, or nothing can be written there.
     """
-    if len(os.fsencode(path.name)) > _MAX_NAME_BYTES:
-        raise InputError(f"{path.name[:40]}…: the name is longer than a file's may be")
+    _check_names(path)
     path = _resolved(path)
     parent = _nearest_parent(path)
     if not parent.is_dir() or not os.access(parent, os.W_OK):
@@ -180,6 +180,12 @@ def _parents_of(path: Path) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 parent.rmdir()
         raise
+
+
+def _check_names(path: Path) -> None:
+    for name in path.parts:
+        if len(os.fsencode(name)) > _MAX_NAME_BYTES:
+            raise InputError(f"{name[:40]}…: the name is longer than a file's may be")
 
 
 def _resolved(path: Path) -> Path:

@@ -68,3 +68,13 @@ def progress(description: str, total: float | None, unit: str) -> Iterator[Advan
     finally:
         if visible:
             bar.stop()
+
+
+@contextmanager
+def working(description: str) -> Iterator[None]:
+    """A spinner, on a terminal alone, over work whose progress cannot be told."""
+    if not stderr.is_terminal:
+        yield
+        return
+    with stderr.status(description):
+        yield

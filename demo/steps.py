@@ -25,8 +25,8 @@ from serve.server import run_server
 # Few rows and little time: a higher rate than the paper's grid for large tasks, and the student starts as every
 # second layer of the fine-tuned teacher, which needs far fewer steps than starting from the pre-trained model.
 LEARNING_RATE = 3e-4
-TEACHER_EPOCHS = 4
-STUDENT_EPOCHS = 4
+TEACHER_EPOCHS = 3
+STUDENT_EPOCHS = 3
 STUDENT_LAYERS = 3
 
 

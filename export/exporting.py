@@ -13,7 +13,7 @@ from common.errors import InputError
 from common.examples import BY_USUAL_NAMES, Columns, read_examples
 from common.files import check_output, staged_directory
 from common.labels import Task
-from common.progress import say
+from common.progress import say, working
 from common.tokenization import model_max_length
 from distill.models import (
     Source,
@@ -68,7 +68,8 @@ def export(
     names = input_names(model)
     say(f"Exporting {source.name} ({config.num_hidden_layers} layers) to ONNX, opset {OPSET}")
     with staged_directory(output, overwrite=overwrite) as staging:
-        export_graph(model, names, staging / MODEL_FILE)
+        with working("tracing the model"):
+            export_graph(model, names, staging / MODEL_FILE)
         verification = verify(model, staging / MODEL_FILE, names, encoder, examples, task, seed)
         config.architectures = [type(model).__name__]
         config.save_pretrained(staging)

@@ -52,7 +52,7 @@ def backward(a: Arguments, grad: Tensor, out: Tensor) -> list[Tensor]:
     delta = (grad * out).sum(-1, keepdim=True)
     dq, dk, dv = torch.zeros_like(terms.q), torch.zeros_like(terms.k), torch.zeros_like(terms.v)
     dr = torch.zeros_like(terms.r) if terms.r is not None else None
-    du, dw, db, contrast = dq.new_zeros(4, terms.heads, terms.d_head)
+    du, dw, db, contrast = (dq.new_zeros(terms.heads, terms.d_head) for _ in range(4))
     for rows, keep in terms.blocks():
         probabilities = terms.scores(rows).softmax(-1)
         block = grad[:, :, rows]

@@ -30,10 +30,10 @@ def configuration(kernel: str, dtype: torch.dtype, block_d: int) -> Configuratio
     Chosen so that nothing spills out of the registers on compute capability 8.0 or 9.0.
     """
     if dtype == torch.float32:  # products in full precision run outside the tensor cores and need more registers
-        return Configuration(16, 8 if block_d == 64 and kernel != "forward" else 4, 1)
+        return Configuration(16, 8 if (kernel, block_d) in (("queries", 64), ("keys", 64), ("keys", 32)) else 4, 1)
     if kernel == "queries":
-        return Configuration(32, 8, 2) if block_d == 64 else Configuration(16, 4, 2)
-    return Configuration(32, 4, 2)
+        return {16: Configuration(16, 2, 2), 64: Configuration(32, 8, 2)}.get(block_d, Configuration(16, 4, 2))
+    return Configuration(32, 8 if (kernel, block_d) == ("keys", 128) else 4, 2)
 
 
 class Operands(NamedTuple):

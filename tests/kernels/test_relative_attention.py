@@ -99,6 +99,13 @@ def test_strides_do_not_matter(inputs_of, gradients_of):
         torch.testing.assert_close(value, want[name])
 
 
+def test_gradients_share_no_memory(inputs_of):
+    inputs = inputs_of(dtype=torch.float32)
+    floats = [x.requires_grad_() for x in inputs.values() if x.is_floating_point()]
+    gradients = torch.autograd.grad(relative_attention(**inputs).sum(), floats)
+    assert len({g.untyped_storage().data_ptr() for g in gradients}) == len(floats) == 8
+
+
 def test_logsumexp_of_each_row(inputs_of):
     inputs = inputs_of(positions=False, segments=False, biases=False, qlen=4, mask="pairs")
     inputs["mask"][:, 2] = True

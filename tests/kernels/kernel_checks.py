@@ -1,10 +1,13 @@
-"""The CUDA kernels in Triton's interpreter against float64. `test_triton_kernels.py` runs this file in a process of its
-own, since the interpreter has to be chosen before Triton is imported.
+"""The CUDA kernels against float64: on a GPU, or in Triton's interpreter where TRITON_INTERPRET=1 says so.
+`test_triton_kernels.py` runs this file in a process of its own, since that is chosen before Triton is imported.
 
-The rule, for the output and every gradient: error(kernel) ≤ 2 · error(PyTorch in the same precision) + 1e-5. In bfloat16
-the interpreter cuts digits off where a GPU rounds, so that here twice as much is allowed; on a GPU it is not.
+The rule, for the output and every gradient: error(kernel) ≤ 2 · error(PyTorch in the same precision) + 1e-5. The
+gradients of biases and embeddings are few numbers, each a single draw of rounding, so PyTorch's errors of them are
+pooled. In bfloat16 the interpreter cuts digits off where a GPU rounds, half as exact and to one side: there the factor
+is 6.
 """
 
+import os
 from typing import Any
 
 import pytest
@@ -16,28 +19,30 @@ from kernels.arguments import DIFFERENTIABLE, Arguments
 
 SINGLE, HALF, BRAIN = torch.float32, torch.float16, torch.bfloat16
 EVERY = [SINGLE, HALF, BRAIN]
+SMALL = ("content_bias", "position_bias", "segment_bias", "segment_embedding")
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cpu" if INTERPRETED else "cuda"
 
 # Shapes and options of the kernels' paths, with the precisions each is tried in.
 CASES: dict[str, tuple[dict[str, Any], list[torch.dtype]]] = {
-    "one token": ({"qlen": 1}, EVERY),
-    "seven": ({"qlen": 7, "mask": "pairs", "see_self": True}, EVERY),
+    "one token": ({"qlen": 1}, [BRAIN]),
+    "seven": ({"heads": 1, "qlen": 7, "mask": "pairs", "see_self": True}, EVERY),
     "fifty": ({"qlen": 50, "heads": 1, "mask": "left", "see_self": True}, [HALF]),
-    "two tiles": ({"qlen": 64, "heads": 1, "mask": "keys"}, [HALF]),
-    "two tiles less one": ({"qlen": 63, "heads": 1, "batch": 1}, [HALF]),
     "two tiles and one": ({"qlen": 65, "heads": 1, "batch": 1}, [SINGLE]),
     "four tiles less one": ({"qlen": 127, "heads": 1, "batch": 1, "mask": "left"}, [HALF]),
-    "four tiles": ({"qlen": 128, "heads": 1, "batch": 1}, [HALF]),
     "memory": ({"heads": 1, "qlen": 20, "klen": 45, "mask": "pairs"}, [HALF]),
-    "one query over memory": ({"qlen": 1, "klen": 70}, [SINGLE]),
-    "fewer keys than queries": ({"qlen": 40, "klen": 10, "mask": "keys", "see_self": True}, [SINGLE]),
+    "one query over memory": ({"heads": 1, "qlen": 1, "klen": 70}, [SINGLE]),
+    "fewer keys than queries": ({"heads": 1, "qlen": 40, "klen": 10, "mask": "keys", "see_self": True}, [SINGLE]),
     "two encodings": ({"batch": 4, "heads": 1, "groups": 2, "qlen": 20, "mask": "left"}, [SINGLE, BRAIN]),
-    "plain": ({"heads": 1, "qlen": 33, "positions": False, "segments": False, "biases": False}, EVERY),
+    "plain": ({"heads": 1, "qlen": 33, "positions": False, "segments": False, "biases": False}, [HALF, BRAIN]),
     "positions only": ({"heads": 1, "qlen": 33, "segments": False}, [SINGLE]),
     "segments only": ({"heads": 1, "qlen": 33, "positions": False, "biases": False}, [SINGLE]),
     "an odd head size": ({"heads": 1, "qlen": 20, "d_head": 24}, [SINGLE]),
-    "head size 64": ({"heads": 1, "qlen": 40, "d_head": 64}, EVERY),
-    "head size 128": ({"heads": 1, "qlen": 20, "d_head": 128}, [HALF, BRAIN]),
+    "head size 64": ({"heads": 1, "qlen": 33, "d_head": 64}, [SINGLE, HALF]),
+    "head size 128": ({"heads": 1, "qlen": 17, "d_head": 128}, [BRAIN]),
 }
+if os.environ.get("UNDERSTUDY_SOAK"):
+    CASES |= {f"length {n}": ({"qlen": n, "mask": "left", "see_self": True}, EVERY) for n in (63, 64, 128, 704)}
 
 
 def arguments(inputs: dict[str, Any], dropout: float = 0.0) -> Arguments:
@@ -46,12 +51,19 @@ def arguments(inputs: dict[str, Any], dropout: float = 0.0) -> Arguments:
         given["r"] = given["r"] if given["r"].ndim == 4 else given["r"][None]
     if dropout:
         given["seed"] = torch.tensor(1234)
+    given = {n: x.to(DEVICE) if isinstance(x, Tensor) and n != "seed" else x for n, x in given.items()}
     return Arguments(**dict.fromkeys(Arguments._fields) | given)
+
+
+def upstream(a: Arguments) -> Tensor:
+    """A fixed random gradient of the output."""
+    return torch.randn(a.q.shape, generator=torch.Generator().manual_seed(1)).to(a.q)
 
 
 def common(a: Arguments, keep: Tensor | None = None) -> Tensor:
     """The op as it is commonly written in PyTorch: every step in the arguments' precision, additive mask."""
     qlen, klen = a.q.shape[2], a.k.shape[2]
+    i, j = torch.arange(qlen, device=a.q.device)[:, None], torch.arange(klen, device=a.q.device)[None]
 
     def plus(bias: Tensor | None) -> Tensor:
         return a.q if bias is None else a.q + bias[:, None]
@@ -59,8 +71,7 @@ def common(a: Arguments, keep: Tensor | None = None) -> Tensor:
     scores = plus(a.content_bias) @ a.k.mT
     if a.r is not None:
         r = a.r.repeat_interleave(a.q.shape[0] // a.r.shape[0], 0)
-        index = qlen - torch.arange(qlen)[:, None] + torch.arange(klen)[None]
-        scores = scores + (plus(a.position_bias) @ r.mT).gather(3, index.expand(*scores.shape))
+        scores = scores + (plus(a.position_bias) @ r.mT).gather(3, (qlen - i + j).expand(*scores.shape))
     if a.segment_embedding is not None:
         assert a.query_segments is not None
         assert a.key_segments is not None
@@ -70,7 +81,7 @@ def common(a: Arguments, keep: Tensor | None = None) -> Tensor:
     scores = scores * a.scale
     if a.mask is not None:
         mask = a.mask[:, None, None] if a.mask.ndim == 2 else a.mask[:, None]
-        own = (torch.arange(klen)[None] == torch.arange(qlen)[:, None] + klen - qlen) & a.see_self
+        own = (j == i + klen - qlen) & a.see_self
         scores = scores - (mask & ~own).to(scores.dtype) * (65500 if scores.dtype == torch.float16 else 1e30)
     weights = scores.softmax(-1)
     return (weights if keep is None else weights * keep) @ a.v
@@ -96,10 +107,13 @@ def fused(a: Arguments, grad: Tensor) -> dict[str, Tensor]:
 
 def assert_rule(got: dict[str, Tensor], plain: dict[str, Tensor], exact: dict[str, Tensor]) -> None:
     assert got.keys() == exact.keys()
-    factor = 4 if got["output"].dtype == BRAIN else 2
+    factor = 6 if INTERPRETED and got["output"].dtype == BRAIN else 2
+    allowed = {name: float((plain[name].double() - value).abs().max()) for name, value in exact.items()}
+    pooled = max((error for name, error in allowed.items() if name in SMALL), default=0.0)
     for name, value in exact.items():
-        error, allowed = ((x[name].double() - value).abs().max() for x in (got, plain))
-        assert error <= factor * allowed + 1e-5, f"{name}: {error:.2e}, PyTorch {allowed:.2e}"
+        error = float((got[name].double() - value).abs().max())
+        bound = factor * (pooled if name in SMALL else allowed[name]) + 1e-5
+        assert error <= bound, f"{name}: {error:.2e} above {bound:.2e}"
         assert got[name].dtype == plain[name].dtype
         assert got[name].shape == value.shape
 
@@ -109,42 +123,42 @@ def test_kernels_are_as_exact_as_pytorch(case, dtype, inputs_of):
     options = {"d_head": 16, "dtype": dtype} | CASES[case][0]
     see_self = options.pop("see_self", False)
     a = arguments(inputs_of(**options) | {"see_self": see_self})
-    grad = torch.randn(a.q.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    grad = upstream(a)
     assert_rule(fused(a, grad), outcome(a, grad), outcome(double(a), grad.double()))
 
 
 def test_a_query_that_sees_no_key(inputs_of):
-    inputs = inputs_of(qlen=20, klen=40, d_head=16, dtype=SINGLE)
-    inputs["mask"] = torch.zeros(2, 20, 40, dtype=torch.bool)
+    inputs = inputs_of(batch=1, qlen=20, klen=40, d_head=16, dtype=SINGLE)
+    inputs["mask"] = torch.zeros(1, 20, 40, dtype=torch.bool)
     inputs["mask"][:, 3] = True
     a = arguments(inputs)
-    grad = torch.randn(a.q.shape, generator=torch.Generator().manual_seed(1))
+    grad = upstream(a)
     got, exact = fused(a, grad), outcome(double(a), grad.double())
     torch.testing.assert_close(got["output"][:, :, 3], a.v.mean(2))
     assert_rule(got, outcome(a, grad), exact)
 
 
 def test_logsumexp_is_the_eager_one(inputs_of):
-    a = arguments(inputs_of(qlen=20, klen=40, d_head=16, mask="pairs", dtype=SINGLE))
+    a = arguments(inputs_of(heads=1, qlen=20, klen=40, d_head=16, mask="pairs", dtype=SINGLE))
     a.mask[:, 3] = True
     torch.testing.assert_close(triton_forward.forward(a)[1], eager.forward(a)[1])
 
 
 def test_dropout_is_the_same_forwards_and_backwards(inputs_of):
-    a = arguments(inputs_of(qlen=40, klen=16, d_head=16, mask="keys", dtype=SINGLE), dropout=0.25)
-    weights = triton_forward.forward(a._replace(dropout=0.0, v=torch.eye(16).expand_as(a.v)))[0]
-    keep = triton_forward.forward(a._replace(v=torch.eye(16).expand_as(a.v)))[0] / weights.clamp_min(1e-30)
+    a = arguments(inputs_of(heads=1, qlen=40, klen=16, d_head=16, mask="keys", dtype=SINGLE), dropout=0.25)
+    weights = triton_forward.forward(a._replace(dropout=0.0, v=torch.eye(16).to(a.v).expand_as(a.v)))[0]
+    keep = triton_forward.forward(a._replace(v=torch.eye(16).to(a.v).expand_as(a.v)))[0] / weights.clamp_min(1e-30)
     kept = keep[weights > 0] > 0
     assert 0.72 < kept.float().mean() < 0.78
-    torch.testing.assert_close(keep[weights > 0][kept], torch.full((int(kept.sum()),), 1 / 0.75))
-    grad = torch.randn(a.q.shape, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(keep[weights > 0][kept], torch.full_like(keep[weights > 0][kept], 1 / 0.75))
+    grad = upstream(a)
     exact = outcome(double(a), grad.double(), keep.double())
     assert_rule(fused(a, grad), outcome(a, grad, keep), exact)
 
 
 def test_strides_and_repeats(inputs_of):
-    a = arguments(inputs_of(qlen=20, klen=20, d_head=16, mask="pairs", dtype=SINGLE))
-    grad = torch.ones(()).expand(a.q.shape)
+    a = arguments(inputs_of(qlen=9, klen=12, d_head=16, mask="pairs", dtype=SINGLE))
+    grad = torch.ones_like(a.q[:1, :1, :1, :1]).expand(a.q.shape)
     want = fused(a, grad)
     turned = a._replace(
         q=a.q.permute(2, 0, 1, 3).contiguous().permute(1, 2, 0, 3), k=a.k.mT.contiguous().mT, r=a.r.mT.contiguous().mT
@@ -152,7 +166,8 @@ def test_strides_and_repeats(inputs_of):
     for name, value in fused(turned, grad).items():
         torch.testing.assert_close(value, want[name])
         assert name not in ("q", "k", "r") or value.stride() == getattr(turned, name).stride()
-    assert all(torch.equal(value, want[name]) for name, value in fused(a, grad).items())
+    again = fused(a, grad)
+    assert all(torch.equal(again[name], want[name]) for name in want if name != "r")  # r's gradient is added atomically
 
 
 def test_an_empty_batch(inputs_of):
