@@ -12,7 +12,7 @@ from typing import Any
 
 from common.errors import InputError, TextError, shown
 from common.files import sha256
-from common.hub import HUB_PREFIX, read_hub_rows
+from common.hub import HUB_PREFIX, read_hub_table
 from common.labels import MULTI_LABEL, REGRESSION, SEPARATOR, SINGLE_LABEL, Task, split_labels
 from common.tables import TableReader
 from common.tokenization import Text, check_text
@@ -83,6 +83,7 @@ class Examples:
         texts: one text or one pair a row.
         labels: the label column's values as strings; empty where the table has none and none is needed.
         places: where each row stands, for error messages.
+        label_order: the data set's own order of its labels, where it has one.
     """
 
     source: str
@@ -90,6 +91,7 @@ class Examples:
     texts: list[Text]
     labels: list[str]
     places: list[str]
+    label_order: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -97,7 +99,8 @@ class Examples:
     def describe(self) -> dict[str, Any]:
         """What a record or manifest keeps of the data: the file's name (no directories), hash and row count."""
         name = self.source if self.source.startswith(HUB_PREFIX) else Path(self.source).name
-        return {"name": name, "sha256": self.sha256, "rows": len(self)}
+        pairs = isinstance(self.texts[0], tuple)
+        return {"name": name, "sha256": self.sha256, "rows": len(self), "pairs": pairs}
 
 
 def read_examples(source: str, columns: Columns, *, split: str = "train", need_label: bool = True) -> Examples:
@@ -112,7 +115,7 @@ def read_examples(source: str, columns: Columns, *, split: str = "train", need_l
     Raises:
         InputError: the table cannot be read, has no such columns or no rows, or a row is bad (with its line number).
     """
-    place, names, rows = _rows(source, split)
+    place, names, rows, orders = _rows(source, split)
     columns = columns.found_in(names, source, need_label=need_label)
     texts, labels, places = [], [], []
     for number, row in rows:
@@ -131,14 +134,14 @@ def read_examples(source: str, columns: Columns, *, split: str = "train", need_l
                 raise InputError(f"{here}: {error}") from None
     if not texts:
         raise InputError(f"{source} holds no rows")
-    return Examples(source, _digest(source, texts, labels), texts, labels, places)
+    return Examples(source, _digest(source, texts, labels), texts, labels, places, orders.get(str(columns.label), ()))
 
 
 def find_task(train: Examples, *, multi_label: bool, regression: bool, known: tuple[str, ...] = ()) -> Task:
     """The task that the training labels pose.
 
     Args:
-        known: the model's own labels; their order is kept where they are the same set.
+        known: the model's own labels; their order is kept where they are the same set, else the data set's own.
 
     Raises:
         InputError: an empty label, fewer than two labels, or no number where one is asked for.
@@ -152,7 +155,11 @@ def find_task(train: Examples, *, multi_label: bool, regression: bool, known: tu
         labels = {label for value in train.labels for label in split_labels(value)}
         if not labels:
             raise InputError(f"{train.source}: no row has a label")
-        return Task(MULTI_LABEL, known if set(known) == labels else tuple(sorted(labels)))
+        if labels <= {"0", "1"}:
+            raise InputError(
+                f"{train.source}: the labels are 0 and 1 alone; name the labels of a row, not 0 or 1 for each"
+            )
+        return Task(MULTI_LABEL, _ordered(labels, known, train.label_order))
     for value, place in zip(train.labels, train.places, strict=True):
         if not value.strip():
             raise InputError(f"{place}: empty label")
@@ -161,17 +168,30 @@ def find_task(train: Examples, *, multi_label: bool, regression: bool, known: tu
         raise InputError(
             f"{train.source}: every row has the label '{shown(next(iter(labels)))}'; a classifier needs two or more"
         )
-    if len(labels) > max(1000, len(train) // 2):
+    if len(labels) > max(20, len(train) // 2):
         raise InputError(f"{train.source}: {len(labels)} different labels in {len(train)} rows; is it a --regression?")
-    return Task(SINGLE_LABEL, known if set(known) == labels else tuple(sorted(labels)))
+    return Task(SINGLE_LABEL, _ordered(labels, known, train.label_order))
 
 
-def _rows(source: str, split: str) -> tuple[str, list[str], Iterator[tuple[int, dict[str, Any]]]]:
+def _ordered(labels: set[str], *orders: tuple[str, ...]) -> tuple[str, ...]:
+    """The labels in the first order that holds just them; else sorted, whole numbers by their size."""
+    for order in orders:
+        if set(order) == labels:
+            return order
+    if all(label.removeprefix("-").isdecimal() for label in labels):
+        return tuple(sorted(labels, key=int))
+    return tuple(sorted(labels))
+
+
+def _rows(
+    source: str, split: str
+) -> tuple[str, list[str], Iterator[tuple[int, dict[str, Any]]], dict[str, tuple[str, ...]]]:
+    """What a row's number counts, the column names, the rows, and the label order of columns that have one."""
     if source.startswith(HUB_PREFIX):
-        names, rows = read_hub_rows(source, split)
-        return "row", names, rows
+        table = read_hub_table(source, split)
+        return "row", table.columns, table.rows(), table.classes
     reader = TableReader(Path(source))
-    return reader.place, reader.columns, reader.rows()
+    return reader.place, reader.columns, reader.rows(), {}
 
 
 def as_label(value: Any) -> str:
@@ -193,7 +213,10 @@ def as_label(value: Any) -> str:
         raise InputError(f"a label must be a string or a number, not {type(value).__name__}")
     if "\0" in str(value):
         raise InputError("the label holds a NUL character")
-    return str(value)
+    if isinstance(value, float) and value.is_integer():
+        # A column of whole numbers comes as floats where one of its values is missing.
+        value = int(value)
+    return str(value).strip()
 
 
 def _digest(source: str, texts: Sequence[Text], labels: Sequence[str]) -> str:

@@ -41,6 +41,8 @@ def require_file(path: Path) -> Path:
         raise InputError(f"{path} is a directory, not a file")
     if not os.access(path, os.R_OK):
         raise InputError(f"{path} cannot be read: permission denied")
+    if not path.is_file():
+        raise InputError(f"{path} is a pipe or a device; a regular file is needed")
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty")
     return path

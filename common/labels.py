@@ -107,13 +107,12 @@ def activate(logits: NDArray[np.floating], problem_type: str, temperature: float
 
 
 def _index(label: str, index: dict[str, int], place: str) -> int:
-    try:
-        return index[label]
-    except KeyError:
+    # A model whose labels were never named calls them LABEL_0, LABEL_1, …; its data calls them 0, 1, …
+    position = index.get(label, index.get(f"LABEL_{label}"))
+    if position is None:
         known = shown(", ".join(list(index)[:8]), 100) + (", …" if len(index) > 8 else "")
-        raise InputError(
-            f"{place}: the label '{shown(label)}' is not one of the model's {len(index)} ({known})"
-        ) from None
+        raise InputError(f"{place}: the label '{shown(label)}' is not one of the model's {len(index)} ({known})")
+    return position
 
 
 def _number(value: str, place: str) -> float:

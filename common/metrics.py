@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from typing import Any
 
@@ -87,10 +88,13 @@ class Tally:
         targets = np.array([target for target, _ in pairs])
         predicted = np.array([answer for _, answer in pairs])
         weights = np.array([self._counts[pair] for pair in pairs])
-        return {
-            name: _measure_labels(name, self._task, predicted, targets, weights)
-            for name in available_metrics(self._task)
-        }
+        with warnings.catch_warnings():
+            # scikit-learn warns where only one label occurs; what it then answers is what we want.
+            warnings.simplefilter("ignore")
+            return {
+                name: _measure_labels(name, self._task, predicted, targets, weights)
+                for name in available_metrics(self._task)
+            }
 
 
 def _measure_labels(

@@ -48,7 +48,8 @@ class TableWriter:
         self._columns = list(columns)
         if self.format == "parquet":
             kept = schema or pa.schema([pa.field(name, pa.string()) for name in self._columns])
-            self._schema = pa.schema([*kept, *(pa.field(name, kind) for name, kind in self.added)])
+            metadata = None if schema is None else schema.metadata
+            self._schema = pa.schema([*kept, *(pa.field(name, kind) for name, kind in self.added)], metadata)
             self._file = pq.ParquetWriter(self.path, self._schema)
         else:
             self._file = self.path.open("w", encoding="utf-8", newline="")

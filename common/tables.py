@@ -6,9 +6,11 @@ Lines end at a line feed (with or without a carriage return) and nowhere else.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -20,6 +22,9 @@ from common.errors import InputError, shown
 from common.files import require_file
 
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+
+# Rows are handed on in chunks of about so many bytes at most, so that long rows need no more memory than short ones.
+CHUNK_BYTES = 4 * 1024 * 1024
 
 # A quotation mark left open would otherwise swallow the rest of the file into one field.
 MAX_FIELD_CHARACTERS = 16 * 1024 * 1024
@@ -92,19 +97,24 @@ class TableReader:
         if repeated:
             raise InputError(f"{path}: the header names the column '{shown(repeated[0])}' more than once")
 
-    def chunks(self, size: int = 4096) -> Iterator[Chunk]:
-        """The rows in order, at most `size` at a time."""
+    def chunks(self, size: int = 4096, needed: Sequence[str] | None = None) -> Iterator[Chunk]:
+        """The rows in order, at most `size` rows and about `CHUNK_BYTES` at a time.
+
+        Args:
+            needed: the columns of a Parquet file that `rows` must hold; `batch` holds them all. None for all.
+        """
         if self.format == "parquet":
-            yield from self._parquet_chunks(size)
+            yield from self._parquet_chunks(size, self.columns if needed is None else needed)
             return
         numbers: list[int] = []
         rows: list[Row] = []
+        start = 0
         for number, row in self._text_rows():
             numbers.append(number)
             rows.append(row)
-            if len(rows) == size:
+            if len(rows) == size or self.position - start > CHUNK_BYTES:
                 yield Chunk(numbers, rows)
-                numbers, rows = [], []
+                numbers, rows, start = [], [], self.position
         if rows:
             yield Chunk(numbers, rows)
 
@@ -179,7 +189,7 @@ class TableReader:
     def _json_row(self, number: int, line: str) -> Row:
         try:
             # The standard library's parser, since integers of any size must come out as they went in.
-            row = json.loads(line, parse_constant=_refuse_constant)
+            row = json.loads(line, parse_constant=_refuse_constant, parse_float=_finite_float)
             if "\\ud" in line.lower():
                 json.dumps(row, ensure_ascii=False).encode()
         except json.JSONDecodeError as error:
@@ -210,9 +220,12 @@ class TableReader:
                 ) from None
             yield number, line if keep_end else line.removesuffix("\n").removesuffix("\r")
 
-    def _parquet_chunks(self, size: int) -> Iterator[Chunk]:
+    def _parquet_chunks(self, size: int, needed: Sequence[str]) -> Iterator[Chunk]:
         self.position = 0
         with pq.ParquetFile(self.path) as file:
+            groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
+            row_bytes = sum(group.total_byte_size for group in groups) // max(self.total, 1) + 1
+            size = max(1, min(size, CHUNK_BYTES // row_bytes))
             batches = file.iter_batches(batch_size=size)
             while True:
                 try:
@@ -221,24 +234,31 @@ class TableReader:
                     raise self._error(self.position + 1, f"this row or a later one cannot be read: {error}") from None
                 if batch is None:
                     return
-                rows = self._python_rows(batch)
+                rows = self._python_rows(batch, needed)
                 numbers = list(range(self.position + 1, self.position + 1 + len(rows)))
                 self.position += len(rows)
                 yield Chunk(numbers, rows, batch)
 
-    def _python_rows(self, batch: pa.RecordBatch) -> list[Row]:
-        try:
-            return list(batch.to_pylist())
-        except _UNREADABLE:
-            pass
+    def _python_rows(self, batch: pa.RecordBatch, needed: Sequence[str]) -> list[Row]:
+        values = [self._python_values(batch.column(name)) for name in needed]
+        if not needed:
+            return [{} for _ in range(batch.num_rows)]
+        return [dict(zip(needed, row, strict=True)) for row in zip(*values, strict=True)]
+
+    def _python_values(self, column: pa.Array) -> list[Any]:
+        with contextlib.suppress(*_UNREADABLE):
+            return list(column.to_pylist())
+        # What Python has no value for (nanoseconds, the year 10000) has a text.
+        with contextlib.suppress(*_UNREADABLE):
+            return list(column.cast(pa.string()).to_pylist())
         # Slowly, row by row, to name the one that is at fault.
-        rows: list[Row] = []
-        for index in range(batch.num_rows):
+        values: list[Any] = []
+        for index in range(len(column)):
             try:
-                rows += batch.slice(index, 1).to_pylist()
+                values += column.slice(index, 1).to_pylist()
             except _UNREADABLE as error:
                 raise self._error(self.position + index + 1, f"cannot be read: {error}") from None
-        return rows
+        return values
 
     def _error(self, number: int, reason: str) -> InputError:
         return InputError(f"{self.path}, {self.place} {number}: {reason}")
@@ -246,3 +266,10 @@ class TableReader:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
+
+
+def _finite_float(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"the number {text} is out of range")
+    return value

@@ -19,6 +19,7 @@ Text = str | tuple[str, str]
 
 # A longer text is refused before it is tokenized: it would hold a worker for seconds and be truncated anyway.
 MAX_TEXT_BYTES = 100_000
+_SLICE_CHARACTERS = 500_000
 
 
 # Families that number positions from pad_token_id + 1, so that their table holds as many fewer.
@@ -76,6 +77,13 @@ def check_text(text: Any) -> None:
         raise TextError(f"the text has {size:,} bytes; the limit is {MAX_TEXT_BYTES:,}")
 
 
+def characters_of(text: Any) -> int:
+    """How long a text or a pair is; anything else counts as nothing."""
+    if isinstance(text, tuple):
+        return sum(map(characters_of, text))
+    return len(text) if isinstance(text, str) else 0
+
+
 class TextEncoder:
     """A fast tokenizer with its length limit and padding fixed.
 
@@ -104,6 +112,9 @@ class TextEncoder:
             raise InputError(
                 f"a limit of {max_length} tokens leaves no room for a text beside {special} special tokens"
             )
+        self._cut_left = cut_left
+        self._whole = Tokenizer.from_str(self._tokenizer.to_str())
+        self._whole.no_truncation()
         direction = "left" if cut_left else "right"
         self._tokenizer.enable_truncation(max_length, strategy="longest_first", direction=direction)
 
@@ -145,10 +156,46 @@ class TextEncoder:
 
     def encode(self, texts: Sequence[Text]) -> list[Encoded]:
         """Token ids of checked texts, truncated to `max_length` (the longer text of a pair first)."""
+        encoded: list[Encoded] = []
+        slice_: list[Text] = []
+        characters = 0
+        for text in texts:
+            slice_.append(text)
+            characters += characters_of(text)
+            # The tokenizer keeps far more of a text than its ids, so it sees a bounded amount of text at a time.
+            if characters > _SLICE_CHARACTERS:
+                encoded += self._encode_slice(slice_)
+                slice_, characters = [], 0
+        return encoded + self._encode_slice(slice_)
+
+    def _encode_slice(self, texts: Sequence[Text]) -> list[Encoded]:
+        shortened = [self._shortened(text) for text in texts]
         return [
-            Encoded(encoding.ids, encoding.type_ids, bool(encoding.overflowing))
-            for encoding in self._tokenizer.encode_batch(list(texts))
+            Encoded(encoding.ids, encoding.type_ids, cut or bool(encoding.overflowing))
+            for encoding, (_, cut) in zip(
+                self._tokenizer.encode_batch([text for text, _ in shortened]), shortened, strict=True
+            )
         ]
+
+    def _shortened(self, text: Text) -> tuple[Text, bool]:
+        """The text without what is far beyond the limit, and whether that cut anything off.
+
+        The tokenizer keeps every token that it cuts off, and for a pair every combination of the two texts' pieces:
+        two long texts would take gigabytes.
+        """
+        if isinstance(text, tuple):
+            (first, first_cut), (second, second_cut) = self._shortened_part(text[0]), self._shortened_part(text[1])
+            return (first, second), first_cut or second_cut
+        return self._shortened_part(text)
+
+    def _shortened_part(self, text: str) -> tuple[str, bool]:
+        if len(text) <= 8 * self.max_length:
+            return text, False
+        offsets = self._whole.encode(text, add_special_tokens=False).offsets
+        kept = 2 * self.max_length
+        if len(offsets) <= kept:
+            return text, False
+        return (text[offsets[-kept][0] :] if self._cut_left else text[: offsets[kept][0]]), True
 
     def pad(self, encoded: Sequence[Encoded]) -> dict[str, NDArray[np.int64]]:
         """`input_ids`, `attention_mask` and `token_type_ids`, each int64 `[batch, longest]`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from distill.record import read_record
 from distill.settings import DistillationSettings, TrainingSettings
 from export.bundle import Bundle
 from export.exporting import export
+from export.onnx_graph import OPSET
 from serve.server import run_server
 
 # Few rows and little time: a higher rate than the paper's grid for large tasks, and the student starts as every
@@ -52,7 +54,7 @@ def run_demo(output: Path, *, model: str, serve: bool, port: int, seed: int) -> 
     base = find_model(model)
     _reuse_or_make(
         teacher,
-        lambda: _matches_training(teacher, base.sha256, "base_model", seed),
+        lambda: _matches_training(teacher, base.sha256, "base_model", vars(training)),
         lambda: finetune(model, str(TRAIN), str(DEV), teacher, training, overwrite=True),
     )
     say("2 of 5: the student")
@@ -64,7 +66,7 @@ def run_demo(output: Path, *, model: str, serve: bool, port: int, seed: int) -> 
     )
     _reuse_or_make(
         student,
-        lambda: _matches_training(student, weights_sha256(teacher), "teacher", seed),
+        lambda: _matches_training(student, weights_sha256(teacher), "teacher", settings.describe()),
         lambda: distill(str(teacher), str(TRAIN), str(DEV), student, settings, overwrite=True),
     )
     say("3 of 5: the bundles")
@@ -107,8 +109,8 @@ def _check(output: Path, parts: tuple[Path, ...]) -> None:
             raise InputError(f"{part} was not made by Understudy: choose another directory with -o")
 
 
-def _matches_training(directory: Path, source_sha256: str, role: str, seed: int) -> bool:
-    """Whether a model was trained from these weights, on the shipped messages as they are, with this seed."""
+def _matches_training(directory: Path, source_sha256: str, role: str, settings: dict[str, Any]) -> bool:
+    """Whether this release trained a model from these weights and the shipped messages with these settings."""
     try:
         record = read_record(directory)
         return (
@@ -116,7 +118,9 @@ def _matches_training(directory: Path, source_sha256: str, role: str, seed: int)
             and (record[role] or {}).get("sha256") == source_sha256
             and record["data"]["train"]["sha256"] == sha256(TRAIN)
             and record["data"]["dev"]["sha256"] == sha256(DEV)
-            and record["settings"]["seed"] == seed
+            # The length limit is resolved while training, so what was asked for does not stand there.
+            and all(record["settings"][name] == value for name, value in settings.items() if name != "max_length")
+            and record["versions"]["understudy"] == version("understudy")
             and bool(weights_sha256(directory))
         )
     except (InputError, KeyError, TypeError):
@@ -124,9 +128,11 @@ def _matches_training(directory: Path, source_sha256: str, role: str, seed: int)
 
 
 def _matches_bundle(bundle: Path, model: Path) -> bool:
-    """Whether a bundle is whole and was exported from these weights."""
+    """Whether a bundle is whole and this release exported it from these weights."""
     try:
-        return bool(Bundle.load(bundle).manifest.made_from["model"]["sha256"] == weights_sha256(model))
+        manifest = Bundle.load(bundle).manifest
+        made_so = manifest.opset == OPSET and manifest.versions["understudy"] == version("understudy")
+        return bool(made_so and manifest.made_from["model"]["sha256"] == weights_sha256(model))
     except (InputError, KeyError, TypeError):
         return False
 

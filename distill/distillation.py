@@ -16,6 +16,8 @@ from common.files import check_output, staged_directory
 from common.labels import Task
 from common.metrics import choose_metric, evaluate
 from common.progress import say
+from common.tokenization import model_max_length
+from distill.batches import TokenizedSet
 from distill.layer_map import initial_layers, patience_layers
 from distill.losses import hard_loss, patience_loss, soft_loss
 from distill.models import (
@@ -59,6 +61,8 @@ def distill(
     started = time.monotonic()
     check_output(output, directory=True, overwrite=overwrite)
     source = find_model(teacher)
+    if output.exists() and output.samefile(source.path):
+        raise InputError(f"{output} is the teacher itself: choose another output")
     config = load_config(source)
     task = Task.from_config(config.to_dict())
     depth = config.num_hidden_layers
@@ -72,8 +76,9 @@ def distill(
     metric = choose_metric(task, settings.training.metric or (record_of_teacher or {}).get("metric"))
     tokenizer = load_tokenizer(source)
     _check_tokenizers(start, source, tokenizer)
-    encoder = make_encoder(tokenizer, config, settings.training.max_length)
-    data = tokenize(train_examples, dev_examples, task, encoder)
+    own_limit = model_max_length({"model_max_length": tokenizer.model_max_length}, config.to_dict())
+    encoder = make_encoder(tokenizer, config, settings.training.max_length or own_limit)
+    data = tokenize(train_examples, dev_examples, task, encoder, config.vocab_size)
 
     make_repeatable(settings.training.seed)
     teacher_model = load_classifier(source, config)
@@ -81,13 +86,16 @@ def distill(
         f"Distilling {source.name} ({depth} layers) into {settings.layers} layers by {settings.method} "
         f"on {len(train_examples):,} rows"
     )
+    student = make_student(config, start, first, settings.training.seed)
     device = choose_device()
     answers = None
     if settings.soft_weight or settings.patience_weight:
         answers = teacher_targets(teacher_model, encoder, data.train, matched, device)
-    teacher_metrics = evaluate(task, predict(teacher_model.to(device), encoder, data.dev, task), data.dev.targets)
+    # The teacher is measured as it would be served, at its own limit, whatever the student reads.
+    own_encoder = make_encoder(tokenizer, config, own_limit)
+    own_dev = TokenizedSet(own_encoder.encode(dev_examples.texts), data.dev.targets)
+    teacher_metrics = evaluate(task, predict(teacher_model.to(device), own_encoder, own_dev, task), own_dev.targets)
     del teacher_model
-    student = make_student(config, start, first, settings.training.seed)
     record = TrainingRecord(
         method=settings.method,
         settings={**settings.describe(), "max_length": encoder.max_length},

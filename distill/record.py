@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from common.errors import InputError
 from common.files import MADE_BY, read_json, write_json
 
 RECORD_FILE = "distillation.json"
@@ -72,6 +73,17 @@ class TrainingRecord:
 
 
 def read_record(directory: Path) -> dict[str, Any] | None:
-    """The record of a model's directory; None for a model that Understudy did not train."""
+    """The record of a model's directory; None for a model that Understudy did not train.
+
+    Raises:
+        InputError: the record is damaged.
+    """
     path = directory / RECORD_FILE
-    return read_json(path) if path.is_file() else None
+    if not path.is_file():
+        return None
+    record = read_json(path)
+    lacking = [name for name in ("method", "settings", "metric", "data", "best_dev", "layers") if not record.get(name)]
+    lacking += [name for name in ("base_model", "teacher") if name not in record]
+    if lacking:
+        raise InputError(f"{path} is damaged: it has no '{lacking[0]}'")
+    return record

@@ -21,8 +21,9 @@ class TrainingSettings:
         learning_rate: AdamW's peak.
         warmup: share of all steps over which the rate rises; it falls linearly to 0 after that.
         weight_decay: of weight matrices; biases and layer norms have none.
-        max_length: tokens a text; longer ones are truncated, and counted.
-        seed: of shuffling, dropout and fresh weights; the same seed gives the same bits on CPU.
+        max_length: tokens a text; longer ones are truncated, and counted. None takes 128 for a teacher, and for a
+            student its teacher's own limit.
+        seed: of shuffling, dropout and fresh weights; the same seed gives the same bits on CPU with as many threads.
         metric: which dev metric picks the best epoch; None takes the task's default.
     """
 
@@ -31,7 +32,7 @@ class TrainingSettings:
     learning_rate: float = 5e-5
     warmup: float = 0.1
     weight_decay: float = 0.01
-    max_length: int = 128
+    max_length: int | None = None
     seed: int = 0
     metric: str | None = None
 
@@ -41,7 +42,7 @@ class TrainingSettings:
         _require(0 < self.learning_rate < 1, "learning_rate must lie between 0 and 1")
         _require(0 <= self.warmup < 1, "warmup is a share of the steps, from 0 to below 1")
         _require(0 <= self.weight_decay < 1, "weight_decay must lie between 0 and 1")
-        _require(self.max_length >= 4, "max_length must be at least 4 tokens")
+        _require(self.max_length is None or self.max_length >= 4, "max_length must be at least 4 tokens")
         _require(0 <= self.seed < 2**32, "seed must lie between 0 and 2³² - 1")
 
 
@@ -76,6 +77,7 @@ class DistillationSettings:
         _require(self.temperature > 0, "temperature must be above 0")
         _require(0 <= self.alpha <= 1, "alpha must lie between 0 and 1")
         _require(self.beta >= 0, "beta must not be negative")
+        _require(self.base is None or self.init == "pretrained", "--base is of use with --init pretrained alone")
 
     @property
     def soft_weight(self) -> float:

@@ -46,20 +46,27 @@ def choose_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def tokenize(train: Examples, dev: Examples, task: Task, encoder: TextEncoder) -> TrainingData:
+def tokenize(train: Examples, dev: Examples, task: Task, encoder: TextEncoder, vocabulary: int) -> TrainingData:
     """Both tables as token ids and targets.
 
     Raises:
-        InputError: the tables mix single texts and pairs, or a dev label is none of the task's (with its line).
+        InputError: the tables mix single texts and pairs, a dev label is none of the task's (with its line), or the
+            tokenizer knows more tokens than the model.
     """
     if isinstance(train.texts[0], tuple) != isinstance(dev.texts[0], tuple):
         raise InputError(f"{train.source} and {dev.source}: one has pairs of texts, the other single texts")
-    return TrainingData(
+    data = TrainingData(
         TokenizedSet(encoder.encode(train.texts), task.targets(train.labels, train.places)),
         TokenizedSet(encoder.encode(dev.texts), task.targets(dev.labels, dev.places)),
         encoder,
         task,
     )
+    highest = max(max(text.ids) for text in (*data.train.encoded, *data.dev.encoded))
+    if highest >= vocabulary:
+        raise InputError(
+            f"the tokenizer gives the token {highest}, the model has {vocabulary} of them: they do not fit"
+        )
+    return data
 
 
 def fit(
@@ -78,7 +85,7 @@ def fit(
         states: whether the objective needs hidden states.
 
     Raises:
-        WorkFailedError: the loss is no longer a finite number.
+        WorkFailedError: the loss or the gradient is no longer a finite number.
     """
     device = choose_device()
     model.to(device)
@@ -106,19 +113,18 @@ def fit(
                     output = model(**batch, output_hidden_states=states)
                 terms = objective(output, rows, targets[rows].to(device))
                 values = {name: float(value.detach()) for name, value in terms.items()}
-                if not math.isfinite(values["loss"]):
-                    raise WorkFailedError(
-                        f"the loss is {values['loss']} at step {step} (epoch {epoch}): nothing was kept; "
-                        f"lower --learning-rate"
-                    )
+                _check_finite("loss", values["loss"], step, epoch)
                 optimizer.zero_grad(set_to_none=True)
                 terms["loss"].backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0))
+                _check_finite("gradient", norm, step, epoch)
                 record.steps.append({"step": step, "lr": schedule.get_last_lr()[0], **values})
                 optimizer.step()
                 schedule.step()
                 advance(len(rows), note=f"loss {values['loss']:.4f}")
-        metrics = evaluate(data.task, predict(model, data.encoder, data.dev, data.task), data.dev.targets)
+        scores = predict(model, data.encoder, data.dev, data.task)
+        _check_finite("dev score", float(np.abs(scores).max()), step, epoch)
+        metrics = evaluate(data.task, scores, data.dev.targets)
         record.epochs.append({"epoch": epoch, "dev": metrics})
         say(f"  epoch {epoch} of {settings.epochs}: dev {record.metric} {metrics[record.metric]:.4f}")
         if record.best_epoch == 0 or _better(metrics[record.metric], record.best[record.metric], record.metric):
@@ -153,11 +159,18 @@ def make_repeatable(seed: int) -> None:
 def _optimizer(model: PreTrainedModel, settings: TrainingSettings) -> torch.optim.AdamW:
     decayed: list[Tensor] = []
     plain: list[Tensor] = []
-    for parameter in model.parameters():
-        # Biases and layer norms are vectors; every matrix decays.
-        (decayed if parameter.ndim >= 2 else plain).append(parameter)
+    for name, parameter in model.named_parameters():
+        # Layer norms are vectors; XLNet's attention biases are matrices.
+        (plain if parameter.ndim < 2 or "bias" in name else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+
+
+def _check_finite(what: str, value: float, step: int, epoch: int) -> None:
+    if not math.isfinite(value):
+        raise WorkFailedError(
+            f"the {what} is {value} at step {step} (epoch {epoch}): nothing was kept; lower --learning-rate"
+        )
 
 
 def _better(new: float, old: float, metric: str) -> bool:

@@ -27,7 +27,7 @@ class Verification:
         texts: how many real texts.
         data: name and hash of the table they came from.
         shapes: distinct (batch, length) pairs that were run.
-        max_difference: greatest absolute difference between logits.
+        max_difference: greatest absolute difference between logits (for a number above 1, in proportion to it).
         batch_shift: greatest absolute difference between a text's scores alone and in a batch.
         same_labels: whether every text got the same label from both.
     """

@@ -31,7 +31,7 @@ def _card(manifest: Manifest, task: Task) -> str:
         "| | |",
         "|---|---|",
         f"| task | {task.problem_type.replace('_', ' ')} |",
-        f"| labels | {len(task.labels)}: {', '.join(task.labels)} |",
+        f"| labels | {len(task.labels)}: {_cell(', '.join(task.labels))} |",
         f"| longest text | {manifest.max_length} tokens; what is longer is truncated, and reported |",
         f"| made from | {_named(made.get('model'))} |",
     ]
@@ -57,8 +57,7 @@ def _card(manifest: Manifest, task: Task) -> str:
         f"{proof.shapes} shapes of batch and length: the logits differ by at most {proof.max_difference:.2e} and every "
         f"label is the same. A text's scores alone and in a batch differ by at most {proof.batch_shift:.2e}.",
         "",
-        "The epoch of the dev metric above was picked by that same metric.",
-        "",
+        *(["The epoch of the metric above was picked by that same metric.", ""] if manifest.measured else []),
         "## Use",
         "",
         "```",
@@ -68,6 +67,11 @@ def _card(manifest: Manifest, task: Task) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    """Text that breaks no table."""
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _named(source: dict[str, str] | None) -> str:

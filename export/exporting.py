@@ -23,6 +23,7 @@ from distill.models import (
     load_config,
     load_tokenizer,
     make_encoder,
+    save_tokenizer,
     set_task,
 )
 from distill.record import read_record
@@ -73,8 +74,7 @@ def export(
         verification = verify(model, staging / MODEL_FILE, names, encoder, examples, task, seed)
         config.architectures = [type(model).__name__]
         config.save_pretrained(staging)
-        tokenizer.model_max_length = encoder.max_length
-        tokenizer.save_pretrained(staging)
+        save_tokenizer(tokenizer, staging, encoder.max_length)
         manifest = Manifest(
             name=output.resolve().name,
             layers=config.num_hidden_layers,

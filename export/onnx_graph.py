@@ -58,8 +58,15 @@ def export_graph(model: PreTrainedModel, names: tuple[str, ...], path: Path) -> 
             program.save(str(path))
         onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:  # the exporter's failures share no base class
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise WorkFailedError(f"{type(model).__name__} cannot be exported to ONNX: {reason}") from error
+        raise WorkFailedError(f"{type(model).__name__} cannot be exported to ONNX: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of the innermost cause; the exporter wraps it in pages of advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _example(name: str) -> Tensor:
@@ -75,7 +82,8 @@ def _quiet():  # type: ignore[no-untyped-def]
     try:
         for name in levels:
             logging.getLogger(name).setLevel(logging.ERROR)
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        nowhere = io.StringIO()
+        with warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,7 +15,7 @@ from fastapi_swagger import patch_fastapi
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from common.errors import InputError, NotFoundError, UnderstudyError, WorkFailedError
+from common.errors import InputError, NotFoundError, NotReadyError, UnderstudyError, WorkFailedError
 from serve import native, oip, tei
 from serve.engine import Engine
 from serve.metrics import CONTENT_TYPE, ServerMetrics
@@ -24,7 +24,6 @@ from serve.scheduler import SchedulerSettings
 from serve.service import Service, ServiceLimits
 
 _PAGE = Path(__file__).with_name("page.html")
-_LOG = logging.getLogger("understudy.serve")
 # The page loads nothing from elsewhere and may not be framed.
 _PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
@@ -44,7 +43,7 @@ def create_app(
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         service.scheduler.start()
         yield
-        await service.scheduler.stop()
+        await service.stop()
 
     app = FastAPI(
         title="Understudy",
@@ -75,8 +74,9 @@ def _add_housekeeping(app: FastAPI, service: Service) -> None:
 
     @app.get("/health/live", tags=["health"])
     async def live() -> Response:
-        """Whether the process answers."""
-        return json_response({"status": "live"})
+        """Whether the process answers; a lost worker means that only a new process would."""
+        lost = service.scheduler.lost
+        return json_response({"status": "worker lost" if lost else "live"}, 503 if lost else 200)
 
     @app.get("/health/ready", tags=["health"])
     async def ready() -> Response:
@@ -105,8 +105,8 @@ def _add_error_handlers(app: FastAPI) -> None:
         return response
 
     @app.exception_handler(Exception)
-    async def unforeseen(request: Request, error: Exception) -> Response:
-        _LOG.error("unforeseen error at %s", request.url.path, exc_info=error)
+    async def unforeseen(request: Request, _error: Exception) -> Response:
+        # The server itself logs the traceback.
         return error_response(WorkFailedError("internal error; the server's log has it"), request.url.path)
 
 
@@ -122,7 +122,7 @@ class _RequestCounter:
             await self._app(scope, receive, send)
             return
         started = time.monotonic()
-        status = 500
+        status = 0
 
         async def noting_the_status(message: Message) -> None:
             nonlocal status
@@ -132,7 +132,12 @@ class _RequestCounter:
 
         try:
             await self._app(scope, receive, noting_the_status)
+        except asyncio.CancelledError:
+            # The grace period is over while this request was under way.
+            if status == 0:
+                stopping = error_response(NotReadyError("the server is stopping"), scope["path"])
+                await stopping(scope, receive, noting_the_status)
         finally:
             # The route, not the path, which callers could make up without end.
             route = getattr(scope.get("route"), "path", "unknown")
-            self._metrics.request(route, status, time.monotonic() - started)
+            self._metrics.request(route, status or 500, time.monotonic() - started)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from common.errors import InputError, TextError, WorkFailedError
 from common.labels import MULTI_LABEL, MULTI_LABEL_THRESHOLD, SEPARATOR, Task, activate
+from common.machine import usable_cores
 from common.tokenization import Encoded, Text, TextEncoder, check_text
 from export.bundle import Bundle
 
@@ -110,7 +110,7 @@ class Engine:
             threads: of the model; 0 takes one a core.
 
         Raises:
-            InputError: the directory is no bundle, was changed, or its model cannot be opened.
+            InputError: the directory is no bundle, was changed, or its model cannot be opened; more threads than cores.
         """
         bundle = Bundle.load(Path(path))
         return cls(bundle, OnnxModel(bundle, threads), TextEncoder.load(bundle.path), limits or BatchLimits())
@@ -184,8 +184,11 @@ class OnnxModel:
     """An ONNX Runtime session on the CPU."""
 
     def __init__(self, bundle: Bundle, threads: int):
+        cores = usable_cores()
+        if not 0 <= threads <= cores:
+            raise InputError(f"threads must lie between 0 and this machine's {cores} cores, not {threads}")
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or os.cpu_count() or 1
+        options.intra_op_num_threads = threads or cores
         options.log_severity_level = 3
         # Idle threads that spin take the cores from the event loop, the tokenizer and other sessions.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")

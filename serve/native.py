@@ -104,7 +104,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 async def classify(request: Request) -> Response:
     """Classify texts; an input that cannot be classified has its own error in its place."""
     service: Service = request.app.state.service
-    body = _parse(await read_json_body(request, service.limits.body_bytes))
+    body = _parse(await read_json_body(request, service.limits))
     texts = [_text_of(entry) for entry in body.inputs]
     outcomes = await service.classify(request, texts, truncate=body.truncate)
     name = service.engine.name

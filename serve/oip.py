@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from common.errors import InputError, NotFoundError, NotReadyError
+from common.errors import InputError, NotFoundError, NotReadyError, TooLargeError
 from common.tokenization import Text
 from serve.engine import Prediction
 from serve.responses import json_response
@@ -102,7 +102,7 @@ async def model_ready(request: Request, name: str, model_version: str | None = N
 async def infer(request: Request, name: str, model_version: str | None = None) -> Response:
     """Classify the texts of the tensor `text`, with `text_pair` beside it for pairs."""
     service = _find(request, name, model_version)
-    body = await read_json_body(request, service.limits.body_bytes)
+    body = await read_json_body(request, service.limits)
     if not isinstance(body, dict):
         raise InputError("the body must be an object")
     parameters = body.get("parameters") or {}
@@ -112,7 +112,9 @@ async def infer(request: Request, name: str, model_version: str | None = None) -
     if identifier is not None and not isinstance(identifier, str):
         raise InputError("'id' must be a string")
     wanted = _wanted_outputs(body.get("outputs"))
-    outcomes = await service.classify(request, _texts(body.get("inputs")), truncate=_flag(parameters, "truncate", True))
+    outcomes = await service.classify(
+        request, _texts(body.get("inputs"), service.limits.items), truncate=_flag(parameters, "truncate", True)
+    )
     outputs = _outputs(service, all_predictions(outcomes), raw=_flag(parameters, "raw_scores", False))
     response = {
         "model_name": name,
@@ -131,14 +133,16 @@ def _find(request: Request, name: str, model_version: str | None) -> Service:
     return service
 
 
-def _texts(inputs: Any) -> list[Text]:
+def _texts(inputs: Any, most: int) -> list[Text]:
     if not isinstance(inputs, list) or not inputs:
         raise InputError("'inputs' must be a list of tensors")
     tensors: dict[str, list[str]] = {}
     for tensor in inputs:
         if not isinstance(tensor, dict) or tensor.get("name") not in ("text", "text_pair"):
             raise InputError("the input tensors are 'text' and, for pairs, 'text_pair'")
-        tensors[tensor["name"]] = _strings(tensor)
+        if tensor["name"] in tensors:
+            raise InputError(f"the input tensor '{tensor['name']}' is given twice")
+        tensors[tensor["name"]] = _strings(tensor, most)
     if "text" not in tensors:
         raise InputError("the input tensor 'text' is missing")
     if "text_pair" not in tensors:
@@ -148,32 +152,34 @@ def _texts(inputs: Any) -> list[Text]:
     return list(zip(tensors["text"], tensors["text_pair"], strict=True))
 
 
-def _strings(tensor: dict[str, Any]) -> list[str]:
+def _strings(tensor: dict[str, Any], most: int) -> list[str]:
     name, data, shape = tensor["name"], tensor.get("data"), tensor.get("shape")
     if tensor.get("datatype") != "BYTES":
         raise InputError(f"'{name}' must have datatype BYTES")
+    if isinstance(data, list) and len(data) > most:
+        raise TooLargeError(f"'{name}' has {len(data):,} elements; the limit is {most:,} a request")
     # A tensor of shape [n, 1] may nest its data as that shape.
     if isinstance(data, list) and all(isinstance(part, list) and len(part) == 1 for part in data):
         data = [part[0] for part in data]
     if not isinstance(data, list) or not all(isinstance(text, str) for text in data):
         raise InputError(f"the data of '{name}' must be a list of strings")
-    if shape not in ([len(data)], [len(data), 1]):
+    numbers = isinstance(shape, list) and all(type(size) is int for size in shape)
+    if not numbers or shape not in ([len(data)], [len(data), 1]):
         raise InputError(f"the shape of '{name}' is {shape}, but it has {len(data)} elements")
     return data
 
 
 def _wanted_outputs(outputs: Any) -> set[str] | None:
-    if outputs is None:
+    """The names that the caller asked for; None for all of them."""
+    if not outputs:
         return None
     known = {"label", "score", "scores", "truncated"}
-    names = (
-        {entry.get("name") if isinstance(entry, dict) else None for entry in outputs}
-        if isinstance(outputs, list)
-        else {None}
-    )
-    if not names <= known:
+    if not isinstance(outputs, list):
+        raise InputError("'outputs' must be a list")
+    names = [entry.get("name") if isinstance(entry, dict) else None for entry in outputs]
+    if not all(isinstance(name, str) and name in known for name in names):
         raise InputError(f"'outputs' may name {', '.join(sorted(known))}")
-    return names or None  # type: ignore[return-value]
+    return {str(name) for name in names}
 
 
 def _outputs(service: Service, predictions: list[Prediction], *, raw: bool) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ RETRY_AFTER_SECONDS = 1
 
 def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """`value` as JSON."""
+    headers = {"X-Content-Type-Options": "nosniff", **(headers or {})}
     return Response(orjson.dumps(value), status_code=status, headers=headers, media_type="application/json")
 
 
@@ -26,9 +27,9 @@ def error_response(error: UnderstudyError, path: str) -> Response:
     """An error in the shape of the protocol that `path` belongs to."""
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if error.status in (429, 503) else None
     status, message = error.status, str(error)
-    if path.startswith("/v2"):
+    if path == "/v2" or path.startswith("/v2/"):
         return json_response({"error": message}, status, headers)
-    if path.startswith("/predict"):
+    if path == "/predict":
         # The one status that Text Embeddings Inference names differently: a fault of the model.
         kind, status = _tei_kind(error), 424 if status == 500 else status
         return json_response({"error": message, "error_type": kind}, status, headers)

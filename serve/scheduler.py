@@ -6,7 +6,7 @@ All of its state lives on the event loop; only the model's work leaves it, on on
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -24,6 +24,8 @@ from common.errors import (
 )
 from common.tokenization import Encoded
 from serve.engine import BatchLimits, Prediction
+
+_LOG = logging.getLogger("understudy.serve")
 
 Outcome = Prediction | UnderstudyError
 
@@ -80,6 +82,7 @@ class Scheduler:
         self._settings = settings
         self._on_batch = on_batch
         self._waiting: deque[_Job] = deque()
+        self._running: list[_Job] = []
         self._admitted = 0
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
@@ -90,6 +93,11 @@ class Scheduler:
     def ready(self) -> bool:
         """Whether a request would be worked on."""
         return self._worker is not None and not self._worker.done() and not self._closing
+
+    @property
+    def lost(self) -> bool:
+        """Whether the worker ended by itself, which only a new process mends."""
+        return self._worker is not None and self._worker.done() and not self._closing
 
     @property
     def waiting_items(self) -> int:
@@ -104,23 +112,27 @@ class Scheduler:
     def start(self) -> None:
         """Begins to work; called on the event loop."""
         self._worker = asyncio.create_task(self._work(), name="scheduler")
+        self._worker.add_done_callback(self._worker_ended)
 
     async def stop(self) -> None:
         """Admits nothing more, answers what was admitted, ends the worker."""
         self._closing = True
         self._wake.set()
         if self._worker is not None:
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._worker
-        self._thread.shutdown(wait=False)
+            # However it ended, its callers have been told.
+            await asyncio.wait([self._worker])
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def submit(self, texts: Sequence[Encoded]) -> list[Outcome]:
+    async def submit(self, texts: Sequence[Encoded], deadline: float | None = None) -> list[Outcome]:
         """One request's texts, admitted whole or not at all; the outcomes come in their order.
+
+        Args:
+            deadline: by the event loop's clock; by default `timeout` seconds from now.
 
         Raises:
             TooLargeError: more tokens than the queue could ever hold.
             OverloadedError: more than it can hold now.
-            NotReadyError: the scheduler is not running.
+            NotReadyError: the scheduler is not running, or its worker was lost.
             DeadlineError: the time was up; what had not begun is skipped.
         """
         tokens = sum(text.tokens for text in texts)
@@ -138,8 +150,8 @@ class Scheduler:
         self._waiting.extend(jobs)
         self._wake.set()
         try:
-            async with asyncio.timeout(self._settings.timeout):
-                return [await job.outcome for job in jobs]
+            async with asyncio.timeout_at(deadline or loop.time() + self._settings.timeout):
+                outcomes = [await job.outcome for job in jobs]
         except TimeoutError:
             raise DeadlineError(f"no answer within {self._settings.timeout:g} s") from None
         finally:
@@ -147,6 +159,10 @@ class Scheduler:
             # Whether the time was up or the caller went away: nobody waits for these any more.
             for job in jobs:
                 job.outcome.cancel()
+        lost = next((outcome for outcome in outcomes if isinstance(outcome, NotReadyError)), None)
+        if lost is not None:
+            raise lost
+        return outcomes
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
@@ -158,20 +174,33 @@ class Scheduler:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
+            self._running = batch
             started = time.monotonic()
             outcomes = await loop.run_in_executor(self._thread, self._answer, [job.text for job in batch])
             for job, outcome in zip(batch, outcomes, strict=True):
-                if not job.outcome.done():
-                    job.outcome.set_result(outcome)
-            self._on_batch(
-                BatchReport(
-                    items=len(batch),
-                    tokens=sum(job.text.tokens for job in batch),
-                    padded_tokens=len(batch) * max(job.text.tokens for job in batch),
-                    seconds=time.monotonic() - started,
-                    waited=started - min(job.arrived for job in batch),
-                )
-            )
+                _settle(job, outcome)
+            self._running = []
+            self._report(batch, started)
+
+    def _report(self, batch: list[_Job], started: float) -> None:
+        report = BatchReport(
+            items=len(batch),
+            tokens=sum(job.text.tokens for job in batch),
+            padded_tokens=len(batch) * max(job.text.tokens for job in batch),
+            seconds=time.monotonic() - started,
+            waited=started - min(job.arrived for job in batch),
+        )
+        try:
+            self._on_batch(report)
+        except Exception:
+            _LOG.exception("a batch could not be counted")
+
+    def _worker_ended(self, worker: asyncio.Task[None]) -> None:
+        """Tells everyone who waits on a worker that is no more."""
+        if not worker.cancelled() and worker.exception() is not None:
+            _LOG.critical("the worker was lost", exc_info=worker.exception())
+        for job in (*self._running, *self._waiting):
+            _settle(job, NotReadyError("the worker that held the request was lost"))
 
     def _next_batch(self) -> list[_Job]:
         """The oldest waiting text and those of the window that are most like it in length."""
@@ -194,11 +223,22 @@ class Scheduler:
     def _answer(self, batch: list[Encoded]) -> list[Outcome]:
         """Runs on the model's thread. A batch that fails is run text by text, so that only the guilty one fails."""
         try:
-            return list(self._run(batch))
+            predictions = self._run(batch)
+            if len(predictions) != len(batch):
+                raise WorkFailedError(f"the model gave {len(predictions)} answers to {len(batch)} texts")
+            return list(predictions)
         except Exception as error:
             if len(batch) == 1:
-                return [error if isinstance(error, UnderstudyError) else WorkFailedError(f"the model failed: {error}")]
+                _LOG.exception("the model failed on a text")
+                # What went wrong inside is the operator's business, not the caller's.
+                reason = str(error) if isinstance(error, UnderstudyError) else "the model failed on this text"
+                return [WorkFailedError(reason)]
             return [outcome for text in batch for outcome in self._answer([text])]
+
+
+def _settle(job: _Job, outcome: Outcome) -> None:
+    if not job.outcome.done():
+        job.outcome.set_result(outcome)
 
 
 def choose_batch(lengths: Sequence[int], anchor: int, limits: BatchLimits) -> range:

@@ -83,6 +83,9 @@ def score(
     engine = Engine.load(bundle, threads=threads)
     task = engine.task
     name = choose_metric(task, metric)
+    # From Parquet to Parquet the other columns pass through as they are.
+    used = [name for name in (found.text, found.pair, found.label) if name is not None]
+    needed = used if output_format == "parquet" else None
     tally = Tally(task) if found.label is not None else None
     summary = ScoreSummary()
     with (
@@ -91,7 +94,7 @@ def score(
         progress("scoring", reader.total, "rows") as advance,
     ):
         writer.open(reader.columns, reader.schema)
-        for chunk in reader.chunks(CHUNK_ROWS):
+        for chunk in reader.chunks(CHUNK_ROWS, needed):
             answers = engine.classify([found.text_of(row) for row in chunk.rows])
             writer.write(chunk, _columns(answers, all_scores, prefix))
             _count(summary, answers)

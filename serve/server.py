@@ -21,7 +21,8 @@ from serve.app import create_app
 from serve.engine import Engine
 from serve.scheduler import SchedulerSettings
 
-GRACE_SECONDS = 30
+# Below the 30 seconds after which common supervisors kill.
+GRACE_SECONDS = 25
 
 
 def run_server(

@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 from fastapi import Request
+from starlette.requests import ClientDisconnect
 
-from common.errors import CallerGoneError, InputError, MalformedError, TooLargeError, UnderstudyError
-from common.tokenization import Encoded
+from common.errors import (
+    CallerGoneError,
+    DeadlineError,
+    InputError,
+    MalformedError,
+    NotReadyError,
+    OverloadedError,
+    TextError,
+    TooLargeError,
+    UnderstudyError,
+)
+from common.tokenization import Encoded, characters_of
 from serve.engine import Engine, Prediction
 from serve.metrics import ServerMetrics
 from serve.scheduler import Outcome, Scheduler, SchedulerSettings
 
 # One or two texts are tokenized faster than a thread is reached; more would hold up the event loop.
 _INLINE_CHARACTERS = 2_000
+# Between two looks at the deadline.
+_SLICE_CHARACTERS = 200_000
 
 
 @dataclass(frozen=True)
@@ -29,10 +41,14 @@ class ServiceLimits:
     Attributes:
         body_bytes: refused before it is parsed, let alone tokenized.
         items: texts a request.
+        waiting_characters: of all requests together, on their way through the tokenizer.
+        body_seconds: until a body must have arrived.
     """
 
     body_bytes: int = 4 * 1024 * 1024
     items: int = 1024
+    waiting_characters: int = 8_000_000
+    body_seconds: float = 20.0
 
 
 class Service:
@@ -45,6 +61,8 @@ class Service:
             engine.run, engine.limits, settings, on_batch=lambda report: self.metrics.batch(report)
         )
         self.metrics = ServerMetrics(lambda: self.scheduler.waiting_items, lambda: self.scheduler.admitted_tokens)
+        self._timeout = settings.timeout
+        self._characters = 0
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
 
     @property
@@ -64,39 +82,94 @@ class Service:
             raise InputError("inputs is empty")
         if len(texts) > self.limits.items:
             raise TooLargeError(f"{len(texts):,} inputs; the limit is {self.limits.items:,} a request")
-        prepared = await self._prepare(texts, truncate)
-        encoded = [entry for entry in prepared if isinstance(entry, Encoded)]
-        answers = iter(await _unless_gone(request, self.scheduler, encoded) if encoded else [])
-        outcomes: list[Outcome] = [next(answers) if isinstance(entry, Encoded) else entry for entry in prepared]
+        outcomes = await _unless_gone(request, self._answer(texts, truncate))
         predictions = [outcome for outcome in outcomes if isinstance(outcome, Prediction)]
         self.metrics.texts(
             len(predictions), len(outcomes) - len(predictions), sum(prediction.truncated for prediction in predictions)
         )
         return outcomes
 
-    async def _prepare(self, texts: Sequence[Any], truncate: bool) -> list[Any]:
-        size = sum(len(text) if isinstance(text, str) else _INLINE_CHARACTERS for text in texts)
+    async def stop(self) -> None:
+        """Answers what was admitted, then ends."""
+        await self.scheduler.stop()
+        self._tokenizing.shutdown(wait=False, cancel_futures=True)
+
+    async def _answer(self, texts: Sequence[Any], truncate: bool) -> list[Outcome]:
+        if not self.scheduler.ready:
+            raise NotReadyError("the server is not ready")
+        deadline = asyncio.get_running_loop().time() + self._timeout
+        try:
+            async with asyncio.timeout_at(deadline):
+                prepared = await self._prepare(texts, truncate)
+        except TimeoutError:
+            raise DeadlineError(f"no answer within {self._timeout:g} s") from None
+        encoded = [entry for entry in prepared if isinstance(entry, Encoded)]
+        answers = iter(await self.scheduler.submit(encoded, deadline) if encoded else [])
+        return [next(answers) if isinstance(entry, Encoded) else entry for entry in prepared]
+
+    async def _prepare(self, texts: Sequence[Any], truncate: bool) -> list[Encoded | TextError]:
+        """Checks and tokenizes, long texts on a thread and slice by slice, so that a deadline or hang-up ends it.
+
+        Raises:
+            OverloadedError: too many characters wait for the tokenizer already.
+        """
+        size = sum(map(characters_of, texts))
         if size <= _INLINE_CHARACTERS:
-            return list(self.engine.prepare(texts, truncate=truncate))
+            return self.engine.prepare(texts, truncate=truncate)
+        if self._characters and self._characters + size > self.limits.waiting_characters:
+            raise OverloadedError("too much text waits for the tokenizer; try again later")
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._tokenizing, lambda: list(self.engine.prepare(texts, truncate=truncate)))
+        self._characters += size
+        try:
+            prepared: list[Encoded | TextError] = []
+            for part in _slices(texts):
+                prepared += await loop.run_in_executor(
+                    self._tokenizing,
+                    lambda part=part: self.engine.prepare(part, truncate=truncate),  # type: ignore[misc]
+                )
+            return prepared
+        finally:
+            self._characters -= size
 
 
-async def read_json_body(request: Request, limit: int) -> Any:
+def _slices(texts: Sequence[Any]) -> Iterator[list[Any]]:
+    """The texts in order, about `_SLICE_CHARACTERS` at a time."""
+    part: list[Any] = []
+    size = 0
+    for text in texts:
+        part.append(text)
+        size += characters_of(text)
+        if size >= _SLICE_CHARACTERS:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
+async def read_json_body(request: Request, limits: ServiceLimits) -> Any:
     """The request's body as JSON.
 
     Raises:
-        TooLargeError: more than `limit` bytes, by its header or in fact.
+        TooLargeError: more bytes than the limit, by its header or in fact.
         MalformedError: not JSON.
+        DeadlineError: it does not arrive in time.
+        CallerGoneError: the caller hung up on the way.
     """
+    limit = limits.body_bytes
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limit:
         raise TooLargeError(f"the body has {int(declared):,} bytes; the limit is {limit:,}")
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise TooLargeError(f"the body has more than {limit:,} bytes")
+    try:
+        async with asyncio.timeout(limits.body_seconds):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    raise TooLargeError(f"the body has more than {limit:,} bytes")
+    except TimeoutError:
+        raise DeadlineError(f"the body did not arrive within {limits.body_seconds:g} s") from None
+    except ClientDisconnect:
+        raise CallerGoneError("the caller hung up") from None
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -117,9 +190,9 @@ def all_predictions(outcomes: Sequence[Outcome]) -> list[Prediction]:
     return predictions
 
 
-async def _unless_gone(request: Request, scheduler: Scheduler, encoded: list[Encoded]) -> list[Outcome]:
-    """Submits, and takes the texts back when the caller hangs up."""
-    work = asyncio.ensure_future(scheduler.submit(encoded))
+async def _unless_gone(request: Request, answer: Coroutine[Any, Any, list[Outcome]]) -> list[Outcome]:
+    """The answer, unless the caller hangs up first: then the work is called off."""
+    work = asyncio.ensure_future(answer)
     gone = asyncio.ensure_future(_disconnected(request))
     try:
         await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -129,8 +202,7 @@ async def _unless_gone(request: Request, scheduler: Scheduler, encoded: list[Enc
     finally:
         for task in (work, gone):
             task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await gone
+        await asyncio.gather(work, gone, return_exceptions=True)
 
 
 async def _disconnected(request: Request) -> None:

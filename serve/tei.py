@@ -14,7 +14,6 @@ from serve.service import Service, all_predictions, read_json_body
 
 router = APIRouter(tags=["text embeddings inference"])
 
-_KNOWN = {"inputs", "truncate", "raw_scores", "truncation_direction"}
 _SCHEMA = {
     "type": "object",
     "required": ["inputs"],
@@ -43,13 +42,10 @@ _SCHEMA = {
 async def predict(request: Request) -> Response:
     """Classify one text, one pair, or a batch; scores come sorted."""
     service: Service = request.app.state.service
-    body = await read_json_body(request, service.limits.body_bytes)
+    body = await read_json_body(request, service.limits)
     if not isinstance(body, dict) or "inputs" not in body:
         raise InputError("the body must be an object with 'inputs'")
-    unknown = sorted(set(body) - _KNOWN)
-    if unknown:
-        raise InputError(f"unknown field '{unknown[0]}'")
-    if str(body.get("truncation_direction", "Right")).lower() != "right":
+    if str(body.get("truncation_direction") or "Right").lower() != "right":
         raise InputError("truncation_direction: only 'Right' is supported")
     texts, single = _texts(body["inputs"])
     raw = _flag(body, "raw_scores", False)
@@ -79,7 +75,9 @@ def _sequence(parts: Any) -> Text:
 
 
 def _flag(body: dict[str, Any], name: str, default: bool) -> bool:
-    value = body.get(name, default)
+    value = body.get(name)
+    if value is None:
+        return default
     if not isinstance(value, bool):
         raise InputError(f"'{name}' must be true or false")
     return value

@@ -48,7 +48,7 @@ def main() -> NoReturn:
     except typer.Exit as error:
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        code = _fail("interrupted; nothing was written", 1)
+        code = _fail("interrupted; nothing half-written is left", 1)
     except BrokenPipeError:
         # The reader of standard output went away; there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

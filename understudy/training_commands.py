@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from common.metrics import LOWER_IS_BETTER
 from common.progress import say
 from understudy.options import (
     Dev,
@@ -24,7 +25,10 @@ from understudy.options import (
 Epochs = Annotated[int, typer.Option(help="Passes over the training rows; the best by dev metric is kept.")]
 BatchSize = Annotated[int, typer.Option(help="Rows a step.")]
 LearningRate = Annotated[float, typer.Option(help="AdamW's peak learning rate.")]
-MaxLength = Annotated[int, typer.Option(help="Tokens a text; longer texts are truncated, and counted.")]
+MaxLength = Annotated[
+    int | None,
+    typer.Option(help="Tokens a text; longer texts are truncated, and counted. 128, or what the teacher reads."),
+]
 
 
 def finetune(
@@ -37,7 +41,7 @@ def finetune(
     epochs: Epochs = 4,
     batch_size: BatchSize = 32,
     learning_rate: LearningRate = 5e-5,
-    max_length: MaxLength = 128,
+    max_length: MaxLength = None,
     metric: Metric = None,
     multi_label: Annotated[bool, typer.Option("--multi-label", help="Labels of a row are separated by '|'.")] = False,
     regression: Annotated[bool, typer.Option("--regression", help="The label is a number.")] = False,
@@ -94,7 +98,7 @@ def distill(
     epochs: Epochs = 4,
     batch_size: BatchSize = 32,
     learning_rate: LearningRate = 5e-5,
-    max_length: MaxLength = 128,
+    max_length: MaxLength = None,
     metric: Metric = None,
     text_column: TextColumn = None,
     pair_column: PairColumn = None,
@@ -182,6 +186,6 @@ def _say_result(record: Any, output: Path) -> None:
     if record.teacher is not None:
         reference = record.teacher["dev"][record.metric]
         line += f", teacher {reference:.4f}"
-        if reference > 0:
+        if reference > 0 and record.metric not in LOWER_IS_BETTER:
             line += f", {100 * score / reference:.1f} % kept"
     say(f"{line}; {record.wall_time_s:.0f} s. Written to {output}")

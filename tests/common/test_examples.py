@@ -106,7 +106,12 @@ def test_single_texts_are_read_with_their_places(tmp_path: Path) -> None:
     assert table.labels == ["b", "a"]
     assert table.places == [f"{source}, line 2", f"{source}, line 5"]
     assert len(table) == 2
-    assert table.describe() == {"name": "t.csv", "sha256": hashlib.sha256(content.encode()).hexdigest(), "rows": 2}
+    assert table.describe() == {
+        "name": "t.csv",
+        "sha256": hashlib.sha256(content.encode()).hexdigest(),
+        "rows": 2,
+        "pairs": False,
+    }
 
 
 def test_pairs_are_read_as_pairs(tmp_path: Path) -> None:

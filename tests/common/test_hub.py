@@ -9,7 +9,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from common.errors import InputError
-from common.hub import read_hub_rows
+from common.hub import read_hub_table
 
 Call = tuple[str, str | None, str]
 
@@ -39,9 +39,10 @@ TABLE = Dataset.from_dict(
 
 @pytest.mark.usefixtures("calls")
 def test_rows_are_numbered_and_classes_are_named() -> None:
-    names, rows = read_hub_rows("hub:name", "train")
-    assert names == ["text", "label", "number"]
-    assert list(rows) == [
+    table = read_hub_table("hub:name", "train")
+    assert table.columns == ["text", "label", "number"]
+    assert table.classes == {"label": ("no", "yes")}
+    assert list(table.rows()) == [
         (1, {"text": "a", "label": "yes", "number": 7}),
         (2, {"text": "b", "label": "no", "number": 8}),
         (3, {"text": None, "label": None, "number": 9}),
@@ -53,14 +54,14 @@ def test_classes_in_a_list_are_named_too(monkeypatch: pytest.MonkeyPatch) -> Non
     features = Features({"text": Value("string"), "labels": List(ClassLabel(names=["joy", "anger", "fear"]))})
     table = Dataset.from_dict({"text": ["a", "b"], "labels": [[2, 0], []]}, features=features)
     answer(monkeypatch, lambda *_: table)
-    assert [row["labels"] for _, row in read_hub_rows("hub:name", "train")[1]] == [["fear", "joy"], []]
+    assert [row["labels"] for _, row in read_hub_table("hub:name", "train").rows()] == [["fear", "joy"], []]
 
 
 def test_a_hidden_class_is_no_class_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """GLUE's test splits have the label -1, which must not become the last name."""
     features = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
     answer(monkeypatch, lambda *_: Dataset.from_dict({"text": ["a"], "label": [-1]}, features=features))
-    assert [row["label"] for _, row in read_hub_rows("hub:name", "test")[1]] not in (["no"], ["yes"])
+    assert [row["label"] for _, row in read_hub_table("hub:name", "test").rows()] not in (["no"], ["yes"])
 
 
 @pytest.mark.parametrize(
@@ -72,7 +73,7 @@ def test_a_hidden_class_is_no_class_name(monkeypatch: pytest.MonkeyPatch) -> Non
     ],
 )
 def test_the_name_is_taken_apart(calls: list[Call], source: str, call: Call) -> None:
-    read_hub_rows(source, "dev")
+    read_hub_table(source, "dev")
     assert calls == [call]
 
 
@@ -83,14 +84,14 @@ def test_two_parts_are_a_name_and_its_config_where_no_owner_has_it(monkeypatch: 
         return TABLE
 
     asked = answer(monkeypatch, give)
-    assert len(list(read_hub_rows("hub:glue/sst2", "train")[1])) == 3
+    assert len(list(read_hub_table("hub:glue/sst2", "train").rows())) == 3
     assert asked == [("glue/sst2", None, "train"), ("glue", "sst2", "train")]
 
 
 @pytest.mark.parametrize("source", ["hub:", "hub:/", "hub:a/", "hub:/a", "hub:a//b", "hub:a/b/c/d"])
 def test_a_name_of_another_form_is_refused_without_asking(calls: list[Call], source: str) -> None:
     with pytest.raises(InputError, match=r"hub:NAME\[/CONFIG\]"):
-        read_hub_rows(source, "train")
+        read_hub_table(source, "train")
     assert calls == []
 
 
@@ -112,7 +113,7 @@ def test_a_failing_load_is_one_line(
 
     answer(monkeypatch, give)
     with pytest.raises(InputError, match=f"^{source}: .*'train'.*{reason}") as raised:
-        read_hub_rows(source, "train")
+        read_hub_table(source, "train")
     assert "\n" not in str(raised.value)
     assert raised.value.exit_code == 2
 
@@ -123,7 +124,7 @@ def test_the_first_readings_failure_is_told(monkeypatch: pytest.MonkeyPatch) -> 
 
     answer(monkeypatch, give)
     with pytest.raises(InputError, match="cannot have owner/name"):
-        read_hub_rows("hub:owner/name", "train")
+        read_hub_table("hub:owner/name", "train")
 
 
 def test_an_interruption_is_no_failing_load(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,10 +133,10 @@ def test_an_interruption_is_no_failing_load(monkeypatch: pytest.MonkeyPatch) -> 
 
     answer(monkeypatch, give)
     with pytest.raises(KeyboardInterrupt):
-        read_hub_rows("hub:name", "train")
+        read_hub_table("hub:name", "train")
 
 
 def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(InputError, match=r"understudy\[train\]"):
-        read_hub_rows("hub:name", "train")
+        read_hub_table("hub:name", "train")

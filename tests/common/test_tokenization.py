@@ -337,3 +337,28 @@ def test_any_text_accepted_can_be_encoded(text: Any) -> None:
     except TextError:
         return
     assert encoder.encode([text])[0].tokens >= 2
+
+
+@given(
+    words=st.lists(st.sampled_from(["a", "b", "ab", "x"]), min_size=1, max_size=400),
+    other=st.lists(st.sampled_from(["a", "b", "ab", "x"]), min_size=1, max_size=400),
+    limit=st.integers(4, 12),
+    side=st.sampled_from(["left", "right"]),
+)
+def test_what_is_far_beyond_the_limit_changes_nothing(
+    words: list[str], other: list[str], limit: int, side: str
+) -> None:
+    """Long texts are shortened before they are tokenized; the ids are those of the whole texts."""
+    encoder = TextEncoder(
+        wordpiece(), max_length=limit, pad_id=0, pad_type_id=0, pad_left=False, cut_left=side == "left"
+    )
+    whole = wordpiece()
+    whole.no_padding()
+    whole.enable_truncation(limit, strategy="longest_first", direction=side)
+    first, second = " ".join(words), " ".join(other)
+    for text in (first, (first, second)):
+        (ours,) = encoder.encode([text])
+        theirs = whole.encode(text) if isinstance(text, str) else whole.encode(*text)
+        assert ours.ids == theirs.ids
+        assert ours.type_ids == theirs.type_ids
+        assert ours.truncated == bool(theirs.overflowing)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from common.errors import InputError, WorkFailedError
 from distill.distillation import distill
 from distill.finetuning import finetune
-from distill.models import find_model
+from distill.models import find_model, load_config
+from distill.record import read_record
 from distill.settings import DistillationSettings, TrainingSettings
 from tests.conftest import INTENTS, make_model, messages, write_tsv
 
@@ -75,7 +77,7 @@ def test_the_same_seed_gives_the_same_bits(bert_teacher: Path, small_tables: tup
 
 
 def test_the_pretrained_start_takes_the_first_layers_and_a_fresh_head(bert_teacher: Path, bert_base: Path) -> None:
-    from distill.models import load_config, make_student
+    from distill.models import make_student
 
     source = find_model(str(bert_base))
     student = make_student(load_config(find_model(str(bert_teacher))), source, (1, 2), seed=0).state_dict()
@@ -90,7 +92,7 @@ def test_the_pretrained_start_takes_the_first_layers_and_a_fresh_head(bert_teach
 
 
 def test_the_skip_start_takes_every_second_layer_and_the_teachers_head(bert_teacher: Path) -> None:
-    from distill.models import load_config, make_student
+    from distill.models import make_student
 
     source = find_model(str(bert_teacher))
     student = make_student(load_config(source), source, (2, 4), seed=0).state_dict()
@@ -106,8 +108,8 @@ def test_other_families_go_through(family: str, small_tables: tuple[Path, Path],
     train, dev = map(str, small_tables)
     base = make_model(tmp_path / "base", family, 3, pretrained=True, scale=1.0)
     finetune(str(base), train, dev, tmp_path / "teacher", QUICK)
-    for init in ("pretrained", "teacher-skip"):
-        settings = _student(2, "pkd-skip", init, base=str(base))
+    for init, start in (("pretrained", str(base)), ("teacher-skip", None)):
+        settings = _student(2, "pkd-skip", init, base=start)
         record = distill(str(tmp_path / "teacher"), train, dev, tmp_path / init, settings)
         assert record.layers["matched"] == (2,)
         assert np.isfinite([step["loss"] for step in record.steps]).all()
@@ -195,3 +197,114 @@ def test_a_loss_that_leaves_the_finite_numbers_stops_the_run(
     with pytest.raises(WorkFailedError, match="the loss is nan at step 1"):
         finetune(str(bert_base), train, dev, tmp_path / "out", QUICK)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_whose_files_lack_weights_is_refused(
+    bert_base: Path, small_tables: tuple[Path, Path], tmp_path: Path
+) -> None:
+    train, dev = map(str, small_tables)
+    # An encoder alone is no teacher: its head would be random.
+    headless = Path(shutil.copytree(bert_base, tmp_path / "headless"))
+    config = json.loads((headless / "config.json").read_text())
+    config["id2label"] = dict(enumerate(INTENTS))
+    (headless / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"is no trained classifier: its files lack classifier\.bias"):
+        distill(str(headless), train, dev, tmp_path / "student", _student(2))
+    foreign = Path(shutil.copytree(bert_base, tmp_path / "foreign"))
+    weights = load_file(foreign / "model.safetensors")
+    save_file({f"other.{name}": weight for name, weight in weights.items()}, foreign / "model.safetensors")
+    with pytest.raises(InputError, match="does not hold the weights of a BertForSequenceClassification"):
+        finetune(str(foreign), train, dev, tmp_path / "out", QUICK)
+
+
+def test_a_teacher_saved_in_half_precision_has_a_float32_student(
+    bert_teacher: Path, small_tables: tuple[Path, Path], tmp_path: Path
+) -> None:
+    train, dev = map(str, small_tables)
+    AutoModelForSequenceClassification.from_pretrained(bert_teacher, dtype=torch.bfloat16).save_pretrained(
+        tmp_path / "t"
+    )
+    AutoTokenizer.from_pretrained(bert_teacher).save_pretrained(tmp_path / "t")
+    distill(str(tmp_path / "t"), train, dev, tmp_path / "student", _student(2))
+    weights = load_file(tmp_path / "student" / "model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+    assert json.loads((tmp_path / "student" / "config.json").read_text())["dtype"] == "float32"
+
+
+def test_a_student_reads_as_far_as_its_teacher_unless_told_otherwise(
+    bert_teacher: Path, small_tables: tuple[Path, Path], tmp_path: Path
+) -> None:
+    train, dev = map(str, small_tables)
+    settings = DistillationSettings(2, init="teacher-skip", training=TrainingSettings(epochs=1))
+    whole = distill(str(bert_teacher), train, dev, tmp_path / "whole", settings)
+    assert whole.settings["max_length"] == 64
+    short = TrainingSettings(epochs=1, max_length=5)
+    cut = distill(
+        str(bert_teacher), train, dev, tmp_path / "cut", DistillationSettings(2, init="teacher-skip", training=short)
+    )
+    assert cut.settings["max_length"] == 5
+    # The teacher is measured as it would be served, whatever the student reads.
+    assert whole.teacher is not None
+    assert cut.teacher is not None
+    assert cut.teacher["dev"] == whole.teacher["dev"]
+
+
+def test_the_labels_order_is_the_heads_not_the_files(small_tables: tuple[Path, Path], tmp_path: Path) -> None:
+    train, dev = map(str, small_tables)
+    model = make_model(tmp_path / "model", labels=INTENTS[::-1])
+    config = json.loads((model / "config.json").read_text())
+    config["id2label"] = {str(index): INTENTS[::-1][index] for index in (2, 0, 1)}
+    (model / "config.json").write_text(json.dumps(config))
+    record = finetune(str(model), train, dev, tmp_path / "out", QUICK)
+    assert record.labels == list(INTENTS[::-1])
+
+
+def test_whole_numbers_are_ordered_by_size(bert_base: Path, tmp_path: Path) -> None:
+    rows = [{"text": row["text"], "label": n % 11} for n, row in enumerate(messages()[:66])]
+    path = str(write_tsv(tmp_path / "t.tsv", rows))
+    assert finetune(str(bert_base), path, path, tmp_path / "out", QUICK).labels == [str(n) for n in range(11)]
+
+
+def test_a_gradient_that_leaves_the_finite_numbers_stops_the_run(
+    bert_base: Path, small_tables: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, dev = map(str, small_tables)
+
+    class Overflow(torch.autograd.Function):
+        @staticmethod
+        def forward(_context, value):  # type: ignore[no-untyped-def]
+            return value.clone()
+
+        @staticmethod
+        def backward(_context, gradient):  # type: ignore[no-untyped-def]
+            return gradient * float("inf")
+
+    monkeypatch.setattr("distill.finetuning.hard_loss", lambda logits, *_: Overflow.apply(logits.square().mean()))
+    with pytest.raises(WorkFailedError, match=r"the gradient is (inf|nan) at step 1"):
+        finetune(str(bert_base), train, dev, tmp_path / "out", QUICK)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_families_whose_head_reads_elsewhere_are_refused(bert_base: Path, tmp_path: Path) -> None:
+    config = json.loads((bert_base / "config.json").read_text())
+    for name, change in (("llama", {"model_type": "llama"}), ("gpt2", {"model_type": "gpt2"})):
+        directory = tmp_path / name
+        directory.mkdir()
+        for file in bert_base.iterdir():
+            (directory / file.name).write_bytes(file.read_bytes())
+        (directory / "config.json").write_text(json.dumps({**config, **change}))
+        with pytest.raises(InputError, match=f"models of type '{name}' are not supported"):
+            load_config(find_model(str(directory)))
+
+
+def test_the_teacher_itself_is_no_output(bert_teacher: Path, small_tables: tuple[Path, Path]) -> None:
+    train, dev = map(str, small_tables)
+    with pytest.raises(InputError):
+        distill(str(bert_teacher), train, dev, bert_teacher, _student(2), overwrite=True)
+    assert (bert_teacher / "model.safetensors").is_file()
+
+
+def test_a_damaged_record_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "distillation.json").write_text('{"made_by": "understudy", "method": "kd"}')
+    with pytest.raises(InputError, match="is damaged: it has no 'settings'"):
+        read_record(tmp_path)

@@ -107,3 +107,35 @@ def test_inspect_shows_the_manifest(bundle: Path, capsys: pytest.CaptureFixture[
     assert "3 labels" in shown
     inspect(bundle, as_json=True)
     assert json.loads(capsys.readouterr().out)["name"] == "bundle"
+
+
+def test_an_encoder_without_a_head_is_no_classifier(bert_base: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is no trained classifier"):
+        export(bert_base, tmp_path / "bundle", checked_on=str(DEV))
+
+
+def test_pairs_are_run_where_the_model_tells_segments_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from export import verification
+
+    seen: list[bool] = []
+    mixed = verification._mixed
+
+    def watch(*arguments, **options):  # type: ignore[no-untyped-def]
+        texts = mixed(*arguments, **options)
+        seen.append(any(isinstance(text, tuple) for text in texts))
+        return texts
+
+    monkeypatch.setattr(verification, "_mixed", watch)
+    for family in ("bert", "roberta"):
+        export(make_model(tmp_path / family, family), tmp_path / f"{family}-bundle", checked_on=str(DEV))
+    assert seen == [True, False]
+
+
+def test_large_numbers_are_compared_in_proportion(tmp_path: Path) -> None:
+    path = make_model(tmp_path / "model", labels=("score",), problem_type="regression")
+    model = AutoModelForSequenceClassification.from_pretrained(path)
+    with torch.no_grad():
+        model.classifier.weight.mul_(1e4)
+    model.save_pretrained(path)
+    manifest = export(path, tmp_path / "bundle", checked_on=str(DEV))
+    assert manifest.verification.max_difference < 1e-4

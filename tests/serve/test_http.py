@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -217,7 +218,6 @@ def test_predict_options_and_truncation(client: TestClient, engine: Engine) -> N
         {"inputs": []},
         {"inputs": [[""]]},
         {"inputs": "a", "raw_scores": 1},
-        {"inputs": "a", "other": 1},
     ],
 )
 def test_predict_fails_whole(client: TestClient, body: Any) -> None:
@@ -265,6 +265,10 @@ def test_infer_pairs_versions_and_chosen_outputs(client: TestClient, engine: Eng
         {"inputs": [_tensor("text", ["a", "b"]), _tensor("text_pair", ["c"])]},
         {"inputs": [_tensor("text", ["a", ""])]},
         {"inputs": [_tensor("text", ["a"])], "outputs": [{"name": "nothing"}]},
+        {"inputs": [_tensor("text", ["a"])], "outputs": [{"name": ["label"]}]},
+        {"inputs": [_tensor("text", ["a"])], "outputs": {"name": "label"}},
+        {"inputs": [_tensor("text", ["a"]), _tensor("text", ["b"])]},
+        {"inputs": [{**_tensor("text", ["a"]), "shape": [True]}]},
         {"inputs": [_tensor("text", ["a"])], "parameters": {"truncate": 1}},
         {"inputs": [_tensor("text", ["a"])], "id": 3},
     ],
@@ -294,3 +298,25 @@ def test_multi_label_and_regression_over_http(multi_label_bundle: Path, regressi
         wanted = _expected(engine, TEXTS[0])
         assert output["score"] == pytest.approx(wanted.score, abs=1e-6)
         assert output.get("labels") == (wanted.chosen if path is multi_label_bundle else None)
+
+
+# Long texts
+
+
+def test_two_long_texts_as_a_pair_cost_little(client: TestClient) -> None:
+    """The tokenizer keeps every combination of the pieces it cuts off, unless it never sees them."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    long = "parcel " * 13_000
+    output = client.post("/v1/classify", json={"inputs": [{"text": long, "text_pair": long}]}).json()["outputs"][0]
+    assert (output["truncated"], output["tokens"]) == (True, 128)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000
+
+
+def test_more_text_than_the_tokenizer_should_hold_is_429(engine: Engine) -> None:
+    limits = ServiceLimits(waiting_characters=10_000)
+    with TestClient(create_app(engine, limits=limits)) as client:
+        service = client.app.state.service  # type: ignore[attr-defined]
+        service._characters = 9_000
+        response = client.post("/v1/classify", json={"inputs": ["a " * 2_000]})
+        assert (response.status_code, response.json()["error"]["code"]) == (429, "overloaded")
+        assert client.post("/v1/classify", json={"inputs": ["short"]}).status_code == 200

@@ -190,3 +190,48 @@ def test_stopping_answers_what_was_admitted_and_admits_no_more() -> None:
 def test_before_the_start_nothing_is_admitted() -> None:
     with pytest.raises(NotReadyError):
         asyncio.run(_scheduler().submit([_text(1)]))
+
+
+def test_a_lost_worker_is_told_to_everyone_who_waits() -> None:
+    async def go() -> None:
+        gate = _Gate()
+        scheduler = _scheduler(gate, limits=BatchLimits(items=1))
+        scheduler.start()
+        requests = [asyncio.create_task(scheduler.submit([_text(identity)])) for identity in (1, 2)]
+        await asyncio.sleep(0.01)
+        assert scheduler._worker is not None
+        scheduler._worker.cancel()
+        for request in requests:
+            with pytest.raises(NotReadyError, match="lost"):
+                await request
+        assert (scheduler.ready, scheduler.lost) == (False, True)
+        with pytest.raises(NotReadyError):
+            await scheduler.submit([_text(3)])
+        gate.open.set()
+        await scheduler.stop()
+
+    asyncio.run(go())
+
+
+def test_what_cannot_be_counted_does_not_stop_the_work() -> None:
+    async def go() -> None:
+        scheduler = Scheduler(_run, BatchLimits(), SchedulerSettings(), lambda _report: 1 / 0)  # type: ignore[arg-type,return-value]
+        scheduler.start()
+        for identity in (1, 2):
+            assert len(await scheduler.submit([_text(identity)])) == 1
+        assert scheduler.ready
+        await scheduler.stop()
+
+    asyncio.run(go())
+
+
+def test_what_went_wrong_inside_stays_inside(caplog: pytest.LogCaptureFixture) -> None:
+    async def go() -> None:
+        scheduler = _scheduler()
+        scheduler.start()
+        (outcome,) = await scheduler.submit([_text(POISON)])
+        assert str(outcome) == "the model failed on this text"
+        await scheduler.stop()
+
+    asyncio.run(go())
+    assert "poison" in caplog.text

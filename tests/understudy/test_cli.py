@@ -217,7 +217,7 @@ def test_an_interrupt_says_so_and_leaves_nothing(
 
     monkeypatch.setattr("serve.score.Engine.classify", interrupt)
     result = understudy("score", bundle, tmp_path / "in.tsv", "-o", tmp_path / "out.tsv")
-    _one_line(result, 1, "interrupted; nothing was written")
+    _one_line(result, 1, "interrupted; nothing half-written is left")
     assert [path.name for path in tmp_path.iterdir()] == ["in.tsv"]
 
 
