@@ -1,8 +1,8 @@
 """`bench`: a student against its teacher, measured in turn in one run on the same real texts.
 
-`results.json` holds, besides `format_version`:
+`results.json` holds, besides `made_by` and `format_version`:
 
-    machine             cpu, cores, system, load_before (runnable tasks), versions of understudy, python,
+    machine             cpu, cores (usable), system, load_before (runnable tasks), versions of understudy, python,
                         onnxruntime, tokenizers
     threads             of each model
     seed, rounds        as given
@@ -10,7 +10,7 @@
     data                name, sha256, rows, labelled
     bundles             student and teacher, each: name, layers, parameters, precision, max_length (tokens), sha256
                         (of model.onnx), manifest_sha256, bytes (of all files), truncated_rows (of the data)
-    latency             texts, measured (calls of each model), p50_ms, p90_ms, p99_ms
+    latency             texts, measured (calls of each model, all rounds together), p50_ms, p90_ms, p99_ms
     latency_by_length   for each bin: tokens (its name), from, to (tokens; null without end), joined (texts made of
                         several), texts, measured, p50_ms, p90_ms, p99_ms
     throughput          for each batch size: batch, texts, measured, texts_per_s
@@ -21,14 +21,16 @@
 
 A compared figure (`p50_ms`, `texts_per_s`, `start_up_s`, …) is `{"student", "teacher", "ratio", "ratio_range"}`:
 medians over the rounds (or launches), student over teacher, and that ratio's extremes among the single rounds.
-A latency is one call of the engine with one text, tokenizing included; a round's percentile is over its calls.
+A latency is one call of the engine with one text, tokenizing included. Its percentiles are no medians: they are over
+the calls of all rounds together. `p99_ms` is null with fewer than 100 calls of each model; its `ratio_range` is always
+null, since a single round has too few calls.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +39,12 @@ from benchmarks.measure import ROLES, Comparison
 from benchmarks.pair import describe_bundle, open_pair
 from benchmarks.process_cost import ProcessCost, measure_process
 from benchmarks.quality import answer, compare_answers, compare_with_labels
-from benchmarks.report import print_summary, summary_rows, write_report
+from benchmarks.report import count, print_summary, same_model, summary_rows, write_report
 from benchmarks.speed import measure_speed
 from common.errors import InputError
 from common.examples import BY_USUAL_NAMES, Columns, Examples, read_examples
 from common.files import MADE_BY, check_output, staged_directory, write_json
+from common.machine import usable_cores
 from common.progress import progress, say
 from common.tokenization import Text
 from serve.engine import Engine
@@ -86,21 +89,27 @@ def bench(
         InputError: the bundles cannot be compared, the data cannot be read or has labels that the models lack, or
             the output is taken.
         WorkFailedError: a model cannot be run.
+        ModuleNotFoundError: matplotlib is missing; raised before anything is measured.
     """
+    if find_spec("matplotlib") is None:
+        raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
     started = time.monotonic()
     check_output(output, directory=True, overwrite=overwrite)
     if rounds < 1:
         raise InputError(f"rounds must be at least 1, not {rounds}")
-    threads = threads or os.cpu_count() or 1
+    threads = threads or usable_cores()
     machine = describe_machine()
     engines = open_pair(student, teacher, threads)
     task = engines["teacher"].task
     examples = read_examples(data, columns, split="validation", need_label=False)
     targets = task.targets(examples.labels, examples.places) if examples.labels else None
     say(
-        f"Measuring {engines['student'].name} against {engines['teacher'].name} in {rounds} rounds "
-        f"on {examples.describe()['name']}, {threads} thread{'s' if threads > 1 else ''} each"
+        f"Measuring {engines['student'].name} against {engines['teacher'].name} in {count(rounds, 'round')} "
+        f"on {examples.describe()['name']}, {count(threads, 'thread')} each"
     )
+    bundles = {role: describe_bundle(engines[role].bundle) for role in ROLES}
+    if note := same_model(bundles):
+        say(note)
     answers = answer(engines, examples.texts)
     scores = {role: answers[role].scores for role in ROLES}
     quality = None
@@ -119,9 +128,7 @@ def bench(
         "rounds": rounds,
         "task": {"problem_type": task.problem_type, "labels": list(task.labels)},
         "data": {**examples.describe(), "labelled": targets is not None},
-        "bundles": {
-            role: {**describe_bundle(engines[role].bundle), "truncated_rows": answers[role].truncated} for role in ROLES
-        },
+        "bundles": {role: {**bundles[role], "truncated_rows": answers[role].truncated} for role in ROLES},
         **measure_speed(engines, examples.texts, rounds, seed),
         "process": process,
         "quality": quality,

@@ -11,12 +11,17 @@ from typing import Any
 
 import onnxruntime
 
+from common.machine import usable_cores
+
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, cores, system, versions, and how busy the machine was (runnable tasks, mean of the last minute)."""
+    """Processor, system, versions, and how busy the machine was (runnable tasks, mean of the last minute).
+
+    `cores` are those that this process may use.
+    """
     return {
         "cpu": cpu_model(),
-        "cores": os.cpu_count() or 1,
+        "cores": usable_cores(),
         "system": f"{platform.system()} {platform.machine()}",
         "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "understudy": version("understudy"),

@@ -16,6 +16,8 @@ from serve.engine import BatchLimits, Engine
 # The two parts, in the order in which they are shown.
 ROLES = ("student", "teacher")
 PERCENTILES = (50, 90, 99)
+# With fewer calls, the 99th percentile is little else than the slowest of them.
+ENOUGH_FOR_P99 = 100
 
 Result = TypeVar("Result")
 
@@ -37,14 +39,18 @@ class Comparison:
         The ratio is student over teacher; None where the teacher's figure is 0.
         """
         student, teacher = median(self.student), median(self.teacher)
-        by_round = [ratio(*values) for values in zip(self.student, self.teacher, strict=True)]
-        known = [value for value in by_round if value is not None]
         return {
             "student": significant(student),
             "teacher": significant(teacher),
             "ratio": ratio(student, teacher),
-            "ratio_range": [min(known), max(known)] if known else None,
+            "ratio_range": self.ratio_range(),
         }
+
+    def ratio_range(self) -> list[float] | None:
+        """The least and greatest ratio of a single round; None where no round has one."""
+        by_round = [ratio(*values) for values in zip(self.student, self.teacher, strict=True)]
+        known = [value for value in by_round if value is not None]
+        return [min(known), max(known)] if known else None
 
 
 def ratio(student: float, teacher: float) -> float | None:
@@ -61,6 +67,29 @@ def percentiles(seconds: Sequence[float]) -> dict[str, float]:
     """`p50`, `p90` and `p99` of durations in seconds, as milliseconds; linear between neighbours."""
     values = np.percentile(np.asarray(seconds) * 1e3, PERCENTILES)
     return {f"p{rank}": float(value) for rank, value in zip(PERCENTILES, values, strict=True)}
+
+
+def compare_calls(student: Sequence[Sequence[float]], teacher: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Percentiles over the calls of all rounds together, as `p50_ms`, `p90_ms` and `p99_ms`.
+
+    Args:
+        student, teacher: seconds of each call, by round.
+
+    Returns:
+        Each percentile as `Comparison.as_dict` has it, with `ratio_range` from each round's own percentile. `p99_ms`
+        is None where either has fewer than `ENOUGH_FOR_P99` calls; its `ratio_range` is always None.
+    """
+    pooled = [percentiles([second for calls in rounds for second in calls]) for rounds in (student, teacher)]
+    by_round = [[percentiles(calls) for calls in rounds] for rounds in (student, teacher)]
+    calls = min(sum(map(len, rounds)) for rounds in (student, teacher))
+    figures: dict[str, Any] = {}
+    for rank in PERCENTILES:
+        name = f"p{rank}"
+        figure = Comparison(*([values[name]] for values in pooled)).as_dict()
+        rounds = Comparison(*([values[name] for values in role] for role in by_round))
+        figure["ratio_range"] = None if rank == 99 else rounds.ratio_range()
+        figures[f"{name}_ms"] = None if rank == 99 and calls < ENOUGH_FOR_P99 else figure
+    return figures
 
 
 def alternate(

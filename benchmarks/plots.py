@@ -43,14 +43,23 @@ def draw_quality(results: dict[str, Any], directory: Path) -> str:
     """The headline metric against throughput at the largest batch size; returns the file's name."""
     figure, axes = _new_figure()
     quality, throughput = results["quality"], results["throughput"][-1]
+    # The better value stands above its point and the other below: the two never meet, however close the points are.
+    limit = 1.25 * max(throughput["texts_per_s"][role] for role in ROLES)
+    upper = max(ROLES, key=lambda role: quality[role][quality["metric"]])
     for role in reversed(ROLES):
         speed, value = throughput["texts_per_s"][role], quality[role][quality["metric"]]
         axes.plot(speed, value, _MARKERS[role], color=_COLOURS[role], markersize=11, label=_title(results, role))
         axes.annotate(
-            f"{value:.3f}, {speed:,.0f}/s", (speed, value), xytext=(0, 12), textcoords="offset points", ha="center"
+            f"{value:.3f}, {speed:,.0f}/s",
+            (speed, value),
+            xytext=(0, 10 if role == upper else -10),
+            textcoords="offset points",
+            ha="left" if speed < limit / 10 else "center",  # clear of the axis
+            va="bottom" if role == upper else "top",
+            color=_COLOURS[role],
         )
     # The speed axis starts at 0 so that distances are true; values of a metric lie too close together for that.
-    axes.set_xlim(0, 1.25 * max(throughput["texts_per_s"][role] for role in ROLES))
+    axes.set_xlim(0, limit)
     values = [quality[role][quality["metric"]] for role in ROLES]
     room = max(0.4 * (max(values) - min(values)), 0.02)
     bottom = min(values) - room
@@ -58,7 +67,8 @@ def draw_quality(results: dict[str, Any], directory: Path) -> str:
     axes.set_xlabel(f"throughput in batches of {throughput['batch']} (texts/s)")
     axes.set_ylabel(f"{quality['metric']} on {results['data']['name']}")
     axes.set_title("Quality against speed: the upper right is better")
-    axes.legend(loc="lower left")
+    # Outside, where it covers no value.
+    figure.legend(loc="outside lower center", ncols=len(ROLES))
     return _save(figure, directory / QUALITY_PLOT)
 
 

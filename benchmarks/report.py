@@ -8,13 +8,29 @@ from typing import Any
 
 from rich.table import Table
 
-from benchmarks.measure import ROLES, ratio
+from benchmarks.measure import ENOUGH_FOR_P99, ROLES, ratio
 from benchmarks.plots import draw_latency, draw_quality
 from common.progress import console
 
 REPORT_FILE = "report.md"
 
 Row = tuple[str, str, str, str]
+
+# Stands for a figure that there is not.
+_NONE = "–"
+
+
+def count(number: int, name: str) -> str:
+    """`1 text`, `1,200 texts`."""
+    return f"{number:,} {name}{'' if number == 1 else 's'}"
+
+
+def same_model(bundles: dict[str, dict[str, Any]]) -> str:
+    """A line for two bundles, by role, whose models are the same file; empty for others."""
+    student, teacher = (bundles[role]["sha256"] for role in ROLES)
+    if student != teacher:
+        return ""
+    return "Student and teacher hold the same model.onnx: this is a model measured against itself."
 
 
 def summary_rows(results: dict[str, Any]) -> list[Row]:
@@ -32,7 +48,7 @@ def summary_rows(results: dict[str, Any]) -> list[Row]:
         ("agreement with the teacher", _share(agreement), "", agreement["name"]),
         _compared("p50 latency, one text", latency["p50_ms"], "{:.2f} ms"),
         _compared("p99 latency, one text", latency["p99_ms"], "{:.2f} ms"),
-        _compared(f"texts/s, batches of {throughput['batch']}", rate, "{:,.0f}"),
+        _compared(f"texts/s, batches of {throughput['batch']}", rate, "{:,.0f}", with_range=True),
         _compared("peak memory", process["peak_memory_mb"], "{:,.0f} MB"),
         _compared("start-up", process["start_up_s"], "{:.2f} s"),
     ]
@@ -82,12 +98,13 @@ def _introduction(results: dict[str, Any]) -> str:
     student, teacher = (results["bundles"][role] for role in ROLES)
     load = machine["load_before"]
     busy = f"; {load} runnable tasks on it in the minute before" if load is not None else ""
+    note = same_model(results["bundles"])
     return (
         f"# {student['name']} against {teacher['name']}\n\n"
-        f"{data['rows']:,} {'labelled ' if data['labelled'] else ''}texts of {data['name']} "
-        f"(sha256 {data['sha256'][:12]}…), {_count(results['rounds'], 'round')}, seed {results['seed']}.\n"
-        f"{machine['cpu']}, {_count(machine['cores'], 'core')}, {_count(results['threads'], 'thread')} a model{busy}.\n"
-        f"Python {machine['python']}, ONNX Runtime {machine['onnxruntime']}."
+        f"{count(data['rows'], 'labelled text' if data['labelled'] else 'text')} of {data['name']} "
+        f"(sha256 {data['sha256'][:12]}…), {count(results['rounds'], 'round')}, seed {results['seed']}.\n"
+        f"{machine['cpu']}, {count(machine['cores'], 'core')}, {count(results['threads'], 'thread')} a model{busy}.\n"
+        f"Python {machine['python']}, ONNX Runtime {machine['onnxruntime']}." + (f"\n\n{note}" if note else "")
     )
 
 
@@ -98,13 +115,15 @@ def _latency(results: dict[str, Any]) -> str:
             part["tokens"] + ("*" if part["joined"] else ""),
             str(part["texts"]),
             str(part["measured"]),
-            *[f"{part[f'p{rank}_ms'][role]:.2f}" for role in ROLES for rank in (50, 90, 99)],
+            *[_value(part[f"p{rank}_ms"], role, "{:.2f}") for role in ROLES for rank in (50, 90, 99)],
             _times(part["p50_ms"]["ratio"]),
         )
         for part in (everything, *results["latency_by_length"])
     ]
     head = ("tokens", "texts", "calls", *[f"{role} p{rank}" for role in ROLES for rank in (50, 90, 99)], "p50 ratio")
     text = "Milliseconds from the string to the answer, tokenizing included.\n\n" + _table(head, rows)
+    if any(part["p99_ms"] is None for part in (everything, *results["latency_by_length"])):
+        text += f"\n\n{_NONE}: fewer than {ENOUGH_FOR_P99} calls, too few for a 99th percentile."
     joined = [
         f"{part['joined']} of {part['texts']} at {part['tokens']}"
         for part in results["latency_by_length"]
@@ -130,33 +149,34 @@ def _throughput(results: dict[str, Any]) -> str:
         for part in results["throughput"]
     ]
     head = ("batch size", "texts", *[f"{role}, texts/s" for role in ROLES], "ratio", "ratio of single rounds")
-    return _table(head, rows) + "\n\nTexts sorted by length, tokenizing included."
+    return _table(head, rows) + "\n\nBatches of like length, tokenizing included."
 
 
 def _answers(results: dict[str, Any]) -> str:
     quality, agreement = results["quality"], results["agreement"]
-    text = f"Student and teacher, {agreement['name']}: {_share(agreement)} over {agreement['rows']:,} texts."
+    text = f"Student and teacher, {agreement['name']}: {_share(agreement)} over {count(agreement['rows'], 'text')}."
     if quality is None:
         return text + " The data has no labels, so neither was measured against the truth."
     student, teacher = (quality[role] for role in ROLES)
     rows = [(name, f"{student[name]:.4f}", f"{teacher[name]:.4f}") for name in student]
     if quality["retention"] is not None:
         text += f" The student keeps {100 * quality['retention']:.1f} % of the teacher's {quality['metric']}."
-    return text + "\n\n" + _table((f"{quality['rows']:,} rows", *ROLES), rows)
+    return text + "\n\n" + _table((count(quality["rows"], "row"), *ROLES), rows)
 
 
 def _method(results: dict[str, Any]) -> str:
     process = results["process"]
+    longest = "longest text" if process["texts"] == 1 else f"{process['texts']} longest texts in batches"
     lines = [
-        f"- Both models ran in one process and took turns: in each of {_count(results['rounds'], 'round')} each figure "
-        "was taken of one and then at once of the other, and the rounds swapped who went first. Figures are medians "
-        "over the rounds, percentiles the median of each round's own; both models were warmed up before.",
-        f"- The timed texts were drawn from the data with seed {results['seed']}, as many as the time allowed, the "
-        "same for both. For throughput they are groups of neighbours in length, as in a long table that is cut into "
-        "batches by length.",
+        "- Both models ran in one process and took turns: in every round each figure was taken of one and then at once "
+        "of the other, and the rounds swapped who went first. Both models were warmed up before. Throughput is the "
+        "median of the rounds; percentiles are over the calls of all rounds together.",
+        f"- The texts of the latencies were drawn from the data with seed {results['seed']}. For throughput they are "
+        "groups of neighbours in length, at even distances from the shortest to the longest, as in a long table that "
+        "is cut into batches by length. They are as many as the time allowed, and the same for both models.",
         f"- Start-up and peak memory are medians of {process['launches']} fresh processes a model: from the start of "
         "the process to its first answer (Python, imports, verifying and opening the bundle), and the most physical "
-        f"memory held while answering the {process['texts']} longest texts in batches, libraries included.",
+        f"memory held while answering the {longest}, libraries included.",
         "- Quality and agreement are over every text of the data.",
     ]
     truncated = [
@@ -190,8 +210,15 @@ def _share(agreement: dict[str, Any]) -> str:
     return f"{value:.4f}" if "correlation" in agreement["name"] else f"{100 * value:.1f} %"
 
 
-def _compared(name: str, figure: dict[str, Any], form: str) -> Row:
-    return (name, form.format(figure["student"]), form.format(figure["teacher"]), _times(figure["ratio"]))
+def _compared(name: str, figure: dict[str, Any] | None, form: str, *, with_range: bool = False) -> Row:
+    remark = _times(figure["ratio"]) if figure else ""
+    if with_range and figure and figure["ratio_range"]:
+        remark += f" ({_range(figure['ratio_range'])})"
+    return (name, _value(figure, "student", form), _value(figure, "teacher", form), remark)
+
+
+def _value(figure: dict[str, Any] | None, role: str, form: str) -> str:
+    return form.format(figure[role]) if figure else _NONE
 
 
 def _of(student: dict[str, Any], teacher: dict[str, Any], key: str) -> str:
@@ -204,10 +231,6 @@ def _times(value: float | None) -> str:
 
 def _range(values: list[float] | None) -> str:
     return "" if values is None else f"{values[0]:.2f}–{values[1]:.2f}"
-
-
-def _count(number: int, name: str) -> str:
-    return f"{number} {name}{'' if number == 1 else 's'}"
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

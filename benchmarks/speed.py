@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmarks.measure import (
-    PERCENTILES,
+    ENOUGH_FOR_P99,
     ROLES,
     Comparison,
     affordable,
     alternate,
-    percentiles,
+    compare_calls,
     time_batches,
     time_calls,
 )
@@ -21,17 +22,17 @@ from common.progress import progress
 from common.tokenization import Text
 from serve.engine import Engine
 
-BATCH_SIZES = (1, 8, 32)
-
 # About how many seconds all rounds of a subject may take; how many texts that affords shows in the warm-up.
 LATENCY_SECONDS = 4.0
 LENGTH_BIN_SECONDS = 0.8
-THROUGHPUT_SECONDS = 8.0
-# Bounds on the texts of a subject; the lower one holds even where it takes longer.
+# By batch size: a large batch needs most, to have enough groups.
+THROUGHPUT_SECONDS = {1: 3.0, 8: 3.0, 32: 10.0}
+# Bounds on the texts of a subject, or on the groups of a batch size; the lower one holds even where it takes longer.
 _LATENCY_TEXTS = (32, 256)
 _BIN_TEXTS = (3, 32)
-_BATCH_GROUPS = (1, 8)
+_BATCH_GROUPS = {1: (32, 256), 8: (8, 32), 32: (4, 8)}
 _WARM_UP_TEXTS = 4
+_WARM_UP_GROUPS = 2
 
 
 def measure_speed(engines: dict[str, Engine], texts: Sequence[Text], rounds: int, seed: int) -> dict[str, Any]:
@@ -46,17 +47,18 @@ def measure_speed(engines: dict[str, Engine], texts: Sequence[Text], rounds: int
     lengths = [encoded.tokens for encoded in encoder.encode(texts)]
     sample = draw.sample(list(texts), min(len(texts), _LATENCY_TEXTS[1]))
     bins = bins_by_length(texts, lengths, encoder, draw)
-    sizes = [size for size in BATCH_SIZES if size <= len(texts)]
+    sizes = [size for size in THROUGHPUT_SECONDS if size <= len(texts)]
 
-    sample = sample[: _fit(engines, sample, rounds, LATENCY_SECONDS, _LATENCY_TEXTS)]
+    bounds = (max(_LATENCY_TEXTS[0], math.ceil(ENOUGH_FOR_P99 / rounds)), _LATENCY_TEXTS[1])
+    sample = sample[: _fit(engines, sample, rounds, LATENCY_SECONDS, bounds)]
     chosen = [part.texts[: _fit(engines, part.texts, rounds, LENGTH_BIN_SECONDS, _BIN_TEXTS)] for part in bins]
-    batched = neighbours(texts, lengths, sizes[-1], _fit_groups(engines, texts, lengths, sizes, rounds))
+    batched = [neighbours(texts, lengths, size, _fit_groups(engines, texts, lengths, size, rounds)) for size in sizes]
 
     calls = [_calls(part) for part in (sample, *chosen)]
-    batches = [_batches(batched, size) for size in sizes]
+    batches = [_batches(part, size) for part, size in zip(batched, sizes, strict=True)]
     with progress("measuring", rounds * (len(calls) + len(batches)), "turns") as advance:
         results = alternate(engines, [*calls, *batches], rounds, lambda: advance(1))
-    latencies = [_latency(result) for result in results[: len(calls)]]
+    latencies = [compare_calls(*(result[role] for role in ROLES)) for result in results[: len(calls)]]
     return {
         "latency": {**_counts(sample, rounds), **latencies[0]},
         "latency_by_length": [
@@ -72,8 +74,8 @@ def measure_speed(engines: dict[str, Engine], texts: Sequence[Text], rounds: int
             for part, used, latency in zip(bins, chosen, latencies[1:], strict=True)
         ],
         "throughput": [
-            {"batch": size, **_counts(batched, rounds), "texts_per_s": _rate(result, len(batched))}
-            for size, result in zip(sizes, results[len(calls) :], strict=True)
+            {"batch": size, **_counts(part, rounds), "texts_per_s": _rate(result, len(part))}
+            for size, part, result in zip(sizes, batched, results[len(calls) :], strict=True)
         ],
     }
 
@@ -98,28 +100,19 @@ def _fit(
 
 
 def _fit_groups(
-    engines: dict[str, Engine], texts: Sequence[Text], lengths: Sequence[int], sizes: Sequence[int], rounds: int
+    engines: dict[str, Engine], texts: Sequence[Text], lengths: Sequence[int], size: int, rounds: int
 ) -> int:
-    """Warms both models up on one group of neighbours, and says how many groups `rounds` rounds have time for."""
-    group = neighbours(texts, lengths, sizes[-1], 1)[: sizes[-1]]
+    """Warms both models up on a short and a long group, and says how many groups `rounds` rounds have time for."""
+    some = neighbours(texts, lengths, size, _WARM_UP_GROUPS)
     for role in ROLES:
-        for size in sizes:
-            time_batches(engines[role], group, size)
-    cost = sum(time_batches(engines[role], group, size) for role in ROLES for size in sizes)
-    return affordable(THROUGHPUT_SECONDS, rounds * cost, least=_BATCH_GROUPS[0], most=_BATCH_GROUPS[1])
+        time_batches(engines[role], some, size)
+    cost = sum(time_batches(engines[role], some, size) for role in ROLES) * size / len(some)
+    least, most = _BATCH_GROUPS[size]
+    return affordable(THROUGHPUT_SECONDS[size], rounds * cost, least=least, most=most)
 
 
 def _counts(texts: Sequence[Text], rounds: int) -> dict[str, int]:
     return {"texts": len(texts), "measured": len(texts) * rounds}
-
-
-def _latency(result: dict[str, list[list[float]]]) -> dict[str, Any]:
-    """Each round's percentiles, compared."""
-    by_round = {role: [percentiles(seconds) for seconds in result[role]] for role in ROLES}
-    return {
-        f"p{rank}_ms": Comparison(*([values[f"p{rank}"] for values in by_round[role]] for role in ROLES)).as_dict()
-        for rank in PERCENTILES
-    }
 
 
 def _rate(result: dict[str, list[list[float]]], texts: int) -> dict[str, Any]:

@@ -60,16 +60,16 @@ def bins_by_length(
 
 
 def neighbours(texts: Sequence[Text], lengths: Sequence[int], size: int, groups: int) -> list[Text]:
-    """Groups of `size` texts that are neighbours in length, taken at even distances from the shortest to the longest.
+    """Groups of `size` texts that are neighbours in length, at even distances over the texts sorted by length.
 
     A few texts thus stand for a long table that is cut into batches by length: batches drawn from few texts at random
-    would be mostly padding.
+    would be mostly padding. Every text is taken where there are too few for so many groups.
     """
     order = sorted(range(len(texts)), key=lambda row: lengths[row])
-    available = len(order) // size
-    if available <= groups:
+    if len(order) <= groups * size:
         return [texts[row] for row in order]
-    starts = [int((group + 0.5) * available / groups) * size for group in range(groups)]
+    # Each group is the middle of its share of the texts.
+    starts = [int((group + 0.5) * len(order) / groups - size / 2) for group in range(groups)]
     return [texts[row] for start in starts for row in order[start : start + size]]
 
 

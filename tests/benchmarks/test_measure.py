@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.measure import Comparison, affordable, alternate, percentiles, ratio, significant
+from benchmarks.measure import Comparison, affordable, alternate, compare_calls, percentiles, ratio, significant
 
 
 def test_percentiles_are_milliseconds_between_neighbours() -> None:
@@ -22,6 +22,28 @@ def test_comparison_takes_medians_then_their_ratio() -> None:
     # One round was disturbed for both: the medians and their ratio do not move.
     compared = Comparison(student=[1.0, 10.0, 1.2], teacher=[2.0, 40.0, 2.4]).as_dict()
     assert compared == {"student": 1.2, "teacher": 2.4, "ratio": 0.5, "ratio_range": [0.25, 0.5]}
+
+
+def test_percentiles_are_over_the_calls_of_all_rounds() -> None:
+    # 101 calls in two rounds of unlike level: neither round's percentile is that of all calls.
+    fast, slow = [value / 1000 for value in range(1, 61)], [value / 1000 for value in range(61, 102)]
+    compared = compare_calls([fast, slow], [[2 * second for second in calls] for calls in (fast, slow)])
+    assert compared["p50_ms"] == {"student": 51.0, "teacher": 102.0, "ratio": 0.5, "ratio_range": [0.5, 0.5]}
+    assert compared["p90_ms"]["student"] == 91.0
+    assert compared["p99_ms"] == {"student": 100.0, "teacher": 200.0, "ratio": 0.5, "ratio_range": None}
+
+
+def test_single_rounds_set_the_range_of_a_percentile() -> None:
+    compared = compare_calls([[1.0, 1.0], [3.0, 3.0]], [[2.0, 2.0], [4.0, 4.0]])
+    assert compared["p50_ms"]["ratio_range"] == [0.5, 0.75]
+
+
+@pytest.mark.parametrize(("calls", "known"), [(99, False), (100, True)])
+def test_few_calls_have_no_99th_percentile(calls: int, known: bool) -> None:
+    rounds = [[0.001] * 50, [0.001] * (calls - 50)]
+    compared = compare_calls(rounds, rounds)
+    assert (compared["p99_ms"] is not None) == known
+    assert compared["p90_ms"]["student"] == 1.0
 
 
 def test_comparison_with_nothing() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from benchmarks.texts import LengthBin, bins_by_length, neighbours
 from common.tokenization import Text, TextEncoder
 
@@ -57,6 +59,16 @@ def test_neighbours_are_groups_of_like_length() -> None:
     random.Random(0).shuffle(texts)
     lengths = [int(str(text)) for text in texts]
     assert neighbours(texts, lengths, 10, 2) == [str(length) for length in (*range(20, 30), *range(70, 80))]
-    assert neighbours(texts, lengths, 10, 1) == [str(length) for length in range(50, 60)]
+    assert neighbours(texts, lengths, 10, 1) == [str(length) for length in range(45, 55)]
     assert neighbours(texts, lengths, 10, 99) == [str(length) for length in range(100)]
     assert neighbours(["b", "a"], [2, 1], 32, 1) == ["a", "b"]
+
+
+def test_neighbours_resemble_the_texts() -> None:
+    for count in (260, 352, 1000):
+        texts: list[Text] = [str(length) for length in range(count)]
+        for groups in (4, 8):
+            chosen = [int(str(text)) for text in neighbours(texts, range(count), 32, groups)]
+            assert len(set(chosen)) == 32 * groups
+            assert sum(chosen) / len(chosen) == pytest.approx((count - 1) / 2, abs=1)
+            assert max(chosen) > 0.85 * count
