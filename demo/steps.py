@@ -28,7 +28,7 @@ from serve.server import run_server
 # second layer of the fine-tuned teacher, which needs far fewer steps than starting from the pre-trained model.
 LEARNING_RATE = 3e-4
 TEACHER_EPOCHS = 3
-STUDENT_EPOCHS = 3
+STUDENT_EPOCHS = 6
 STUDENT_LAYERS = 3
 
 
