@@ -79,7 +79,6 @@ def bench(
 ) -> None:
     """Measure a student against its teacher, and write a report."""
     from benchmarks.bench import bench as run
-
     from demo.messages import DEV
 
     run(
