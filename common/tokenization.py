@@ -183,19 +183,21 @@ class TextEncoder:
         The tokenizer keeps every token that it cuts off, and for a pair every combination of the two texts' pieces:
         two long texts would take gigabytes.
         """
-        if isinstance(text, tuple):
-            (first, first_cut), (second, second_cut) = self._shortened_part(text[0]), self._shortened_part(text[1])
-            return (first, second), first_cut or second_cut
-        return self._shortened_part(text)
-
-    def _shortened_part(self, text: str) -> tuple[str, bool]:
-        if len(text) <= 8 * self.max_length:
+        parts = text if isinstance(text, tuple) else (text,)
+        if all(len(part) <= 8 * self.max_length for part in parts):
             return text, False
-        offsets = self._whole.encode(text, add_special_tokens=False).offsets
-        kept = 2 * self.max_length
-        if len(offsets) <= kept:
-            return text, False
-        return (text[offsets[-kept][0] :] if self._cut_left else text[: offsets[kept][0]]), True
+        offsets = [self._whole.encode(part, add_special_tokens=False).offsets for part in parts]
+        longest = max(map(len, offsets))
+        shortest = min(map(len, offsets))
+        kept = []
+        for part, places in zip(parts, offsets, strict=True):
+            # Which text of a pair is cut first depends on which is longer, so that must not change.
+            count = 2 * self.max_length + (len(places) == longest > shortest)
+            if len(places) > count:
+                part = part[places[-count][0] :] if self._cut_left else part[: places[count][0]]
+            kept.append(part)
+        cut = tuple(kept) != parts
+        return ((kept[0], kept[1]) if isinstance(text, tuple) else kept[0]), cut
 
     def pad(self, encoded: Sequence[Encoded]) -> dict[str, NDArray[np.int64]]:
         """`input_ids`, `attention_mask` and `token_type_ids`, each int64 `[batch, longest]`."""
