@@ -16,9 +16,9 @@ from common.progress import say
 from demo.messages import DEV, TRAIN
 from distill.distillation import distill
 from distill.finetuning import finetune
-from distill.models import find_model, weights_sha256
 from distill.record import read_record
 from distill.settings import DistillationSettings, TrainingSettings
+from distill.sources import find_model, weights_sha256
 from export.bundle import Bundle
 from export.exporting import export
 from export.onnx_graph import OPSET

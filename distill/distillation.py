@@ -21,8 +21,6 @@ from distill.batches import TokenizedSet
 from distill.layer_map import initial_layers, patience_layers
 from distill.losses import hard_loss, patience_loss, soft_loss
 from distill.models import (
-    Source,
-    find_model,
     head_position,
     load_classifier,
     load_config,
@@ -33,6 +31,7 @@ from distill.models import (
 )
 from distill.record import TrainingRecord, read_record
 from distill.settings import DistillationSettings
+from distill.sources import Source, find_model
 from distill.teacher import TeacherTargets, head_states, teacher_targets
 from distill.training import Objective, choose_device, fit, make_repeatable, predict, tokenize
 

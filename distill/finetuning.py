@@ -15,9 +15,10 @@ from common.labels import Task
 from common.metrics import choose_metric
 from common.progress import say
 from distill.losses import hard_loss
-from distill.models import find_model, load_config, load_pretrained, load_tokenizer, make_encoder, save_model, set_task
+from distill.models import load_config, load_pretrained, load_tokenizer, make_encoder, save_model, set_task
 from distill.record import TrainingRecord, read_record
 from distill.settings import TrainingSettings
+from distill.sources import find_model
 from distill.training import fit, make_repeatable, tokenize
 
 DEFAULT_MAX_LENGTH = 128

@@ -16,8 +16,6 @@ from common.labels import Task
 from common.progress import say, working
 from common.tokenization import model_max_length
 from distill.models import (
-    Source,
-    find_model,
     input_names,
     load_classifier,
     load_config,
@@ -27,6 +25,7 @@ from distill.models import (
     set_task,
 )
 from distill.record import read_record
+from distill.sources import Source, find_model
 from export.bundle import MODEL_FILE, Manifest
 from export.card import write_card
 from export.onnx_graph import OPSET, export_graph

@@ -15,9 +15,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from common.errors import InputError, WorkFailedError
 from distill.distillation import distill
 from distill.finetuning import finetune
-from distill.models import find_model, load_config
+from distill.models import load_config
 from distill.record import read_record
 from distill.settings import DistillationSettings, TrainingSettings
+from distill.sources import find_model
 from tests.conftest import INTENTS, make_model, messages, write_tsv
 
 QUICK = TrainingSettings(epochs=1, learning_rate=1e-3, max_length=64)
