@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from common.errors import InputError
 
@@ -42,6 +45,7 @@ def read_hub_table(source: str, split: str) -> HubTable:
         from datasets import ClassLabel, load_dataset
     except ImportError:
         raise InputError("hub: data sets need the training extra: pip install 'understudy[train]'") from None
+    _stay_offline_without_a_way_out()
     failure: Exception | None = None
     for name, config in _readings(source):
         try:
@@ -56,6 +60,21 @@ def read_hub_table(source: str, split: str) -> HubTable:
     kinds = {name: getattr(kind, "feature", kind) for name, kind in table.features.items()}
     classes = {name: tuple(kind.names) for name, kind in kinds.items() if isinstance(kind, ClassLabel)}
     return HubTable(list(table.column_names), classes, table)
+
+
+def _stay_offline_without_a_way_out() -> None:
+    """Without a network the library would try for half a minute; the cache is all there is, so it is asked alone."""
+    import datasets
+    from huggingface_hub import constants
+
+    host = urlsplit(constants.ENDPOINT).hostname
+    if constants.HF_HUB_OFFLINE or host is None or getproxies():
+        return
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
+        datasets.config.HF_HUB_OFFLINE = True
 
 
 def _readings(source: str) -> list[tuple[str, str | None]]:
