@@ -1,8 +1,9 @@
 # A newcomer needs two of these: `make demo` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
+OUT ?= benchmarks/results
 
-.PHONY: demo test format clean
+.PHONY: demo test gpu format clean
 
 demo: .venv/train ## from shipped messages to a running classifier
 	$(BIN)/understudy demo
@@ -12,6 +13,11 @@ test: .venv/dev ## lint, types and the whole test suite
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+gpu: ## what needs a GPU, in one command, with the python3 that is there and no virtual environment
+	@$(PYTHON) -c 'import torch' 2>/dev/null \
+		|| { echo "make gpu needs PyTorch and a CUDA GPU; name a Python that has it: make gpu PYTHON=..." >&2; exit 2; }
+	$(PYTHON) -m benchmarks.gpu.run --output $(OUT)
 
 format: .venv/dev
 	$(BIN)/ruff check --fix .

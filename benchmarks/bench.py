@@ -3,7 +3,9 @@
 `results.json` holds, besides `made_by` and `format_version`:
 
     machine             cpu, cores (usable), system, load_before (runnable tasks), versions of understudy, python,
-                        onnxruntime, tokenizers
+                        onnxruntime, tokenizers, torch (null where it is not installed)
+    engine              what ran both models: onnx or torch
+    devices             of student and teacher
     threads             of each model
     seed, rounds        as given
     task                problem_type and labels
@@ -66,6 +68,7 @@ def bench(
     data: str,
     columns: Columns = BY_USUAL_NAMES,
     rounds: int = 7,
+    engine: str = "onnx",
     threads: int = 0,
     overwrite: bool = False,
     seed: int = 0,
@@ -78,6 +81,7 @@ def bench(
         output: the report's directory.
         data: a table of texts, or `hub:NAME[/CONFIG]` (its validation split); with labels, quality is measured too.
         rounds: measured turns of each model.
+        engine: what runs both models, as in `Engine.load`.
         threads: of each model; 0 takes one a core.
         seed: draws the texts whose time is taken; every text counts for quality and agreement.
         quiet: leaves the table to the caller.
@@ -99,7 +103,7 @@ def bench(
         raise InputError(f"rounds must be at least 1, not {rounds}")
     threads = threads or usable_cores()
     machine = describe_machine()
-    engines = open_pair(student, teacher, threads)
+    engines = open_pair(student, teacher, engine, threads)
     task = engines["teacher"].task
     examples = read_examples(data, columns, split="validation", need_label=False)
     targets = task.targets(examples.labels, examples.places) if examples.labels else None
@@ -117,12 +121,14 @@ def bench(
         metric = engines["student"].bundle.manifest.measured.get("metric")
         quality = compare_with_labels(task, scores, targets, metric)
     process = _measure_processes(
-        {"student": student, "teacher": teacher}, threads, _longest(engines["teacher"], examples)
+        {"student": student, "teacher": teacher}, engine, threads, _longest(engines["teacher"], examples)
     )
     results = {
         **MADE_BY,
         "format_version": FORMAT_VERSION,
         "machine": machine,
+        "engine": engine,
+        "devices": {role: engines[role].model.device for role in ROLES},
         "threads": threads,
         "seed": seed,
         "rounds": rounds,
@@ -144,13 +150,13 @@ def bench(
     return results
 
 
-def _measure_processes(bundles: dict[str, Path], threads: int, texts: Sequence[Text]) -> dict[str, Any]:
+def _measure_processes(bundles: dict[str, Path], engine: str, threads: int, texts: Sequence[Text]) -> dict[str, Any]:
     """Start-up and peak memory of both bundles, in fresh processes that take turns."""
     costs: dict[str, list[ProcessCost]] = {role: [] for role in ROLES}
     with progress("starting", _LAUNCHES * len(ROLES), "processes") as advance:
         for launch in range(_LAUNCHES):
             for role in ROLES if launch % 2 == 0 else ROLES[::-1]:
-                costs[role].append(measure_process(bundles[role], threads, texts))
+                costs[role].append(measure_process(bundles[role], engine, threads, texts))
                 advance(1)
     return {
         "texts": len(texts),

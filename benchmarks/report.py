@@ -104,8 +104,14 @@ def _introduction(results: dict[str, Any]) -> str:
         f"{count(data['rows'], 'labelled text' if data['labelled'] else 'text')} of {data['name']} "
         f"(sha256 {data['sha256'][:12]}…), {count(results['rounds'], 'round')}, seed {results['seed']}.\n"
         f"{machine['cpu']}, {count(machine['cores'], 'core')}, {count(results['threads'], 'thread')} a model{busy}.\n"
-        f"Python {machine['python']}, ONNX Runtime {machine['onnxruntime']}." + (f"\n\n{note}" if note else "")
+        f"{_engine(results)}, Python {machine['python']}." + (f"\n\n{note}" if note else "")
     )
+
+
+def _engine(results: dict[str, Any]) -> str:
+    if results["engine"] == "onnx":
+        return f"ONNX Runtime {results['machine']['onnxruntime']}"
+    return f"PyTorch {results['machine']['torch']} on {results['devices']['student']}"
 
 
 def _latency(results: dict[str, Any]) -> str:

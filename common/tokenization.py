@@ -84,6 +84,33 @@ def characters_of(text: Any) -> int:
     return len(text) if isinstance(text, str) else 0
 
 
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A batch without padding, its texts one behind the other.
+
+    Attributes:
+        input_ids, token_type_ids: int64 `[tokens]`.
+        cu_seqlens: int32 `[texts + 1]`, where each text begins and the last one ends.
+        max_length: of the longest text.
+    """
+
+    input_ids: NDArray[np.int64]
+    token_type_ids: NDArray[np.int64]
+    cu_seqlens: NDArray[np.int32]
+    max_length: int
+
+
+def pack(encoded: Sequence[Encoded]) -> Packed:
+    """The texts as one row of tokens."""
+    lengths = [text.tokens for text in encoded]
+    return Packed(
+        np.concatenate([np.asarray(text.ids, np.int64) for text in encoded]),
+        np.concatenate([np.asarray(text.type_ids, np.int64) for text in encoded]),
+        np.cumsum([0, *lengths], dtype=np.int32),
+        max(lengths),
+    )
+
+
 class TextEncoder:
     """A fast tokenizer with its length limit and padding fixed.
 

@@ -15,6 +15,8 @@ from common.labels import Task
 
 MANIFEST_FILE = "understudy.json"
 MODEL_FILE = "model.onnx"
+# Only in bundles exported with weights, for the torch engine.
+WEIGHTS_FILE = "model.safetensors"
 REQUIRED_FILES = (MODEL_FILE, "config.json", "tokenizer.json", "tokenizer_config.json", "README.md")
 FORMAT_VERSION = 1
 
@@ -30,6 +32,7 @@ class Verification:
         max_difference: greatest absolute difference between logits (for a number above 1, in proportion to it).
         batch_shift: greatest absolute difference between a text's scores alone and in a batch.
         same_labels: whether every text got the same label from both.
+        packed_difference: as `max_difference`, of the weights in the bundle run without padding; None without weights.
     """
 
     texts: int
@@ -38,6 +41,7 @@ class Verification:
     max_difference: float
     batch_shift: float
     same_labels: bool
+    packed_difference: float | None = None
 
 
 @dataclass(frozen=True)

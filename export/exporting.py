@@ -40,6 +40,7 @@ def export(
     *,
     checked_on: str,
     precision: str = "fp32",
+    with_weights: bool = False,
     columns: Columns = BY_USUAL_NAMES,
     overwrite: bool = False,
     seed: int = 0,
@@ -49,6 +50,7 @@ def export(
     Args:
         model_dir: a classifier's directory.
         checked_on: a table of at least 64 real texts.
+        with_weights: puts the weights in too, so that the torch engine can serve the bundle.
 
     Raises:
         InputError: the directory is no classifier, or the table will not do.
@@ -70,9 +72,12 @@ def export(
     with staged_directory(output, overwrite=overwrite) as staging:
         with working("tracing the model"):
             export_graph(model, names, staging / MODEL_FILE)
-        verification = verify(model, staging / MODEL_FILE, names, encoder, examples, task, seed)
         config.architectures = [type(model).__name__]
+        if with_weights:
+            model.save_pretrained(staging)
         config.save_pretrained(staging)
+        weights = staging if with_weights else None
+        verification = verify(model, staging / MODEL_FILE, names, encoder, examples, task, seed, weights)
         save_tokenizer(tokenizer, staging, encoder.max_length)
         manifest = Manifest(
             name=output.resolve().name,

@@ -10,14 +10,15 @@ import numpy as np
 import onnxruntime
 import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedModel
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from common.errors import InputError, WorkFailedError
 from common.examples import Examples
 from common.labels import MULTI_LABEL, MULTI_LABEL_THRESHOLD, REGRESSION, Task, activate
 from common.progress import progress
-from common.tokenization import Text, TextEncoder
+from common.tokenization import Encoded, Text, TextEncoder, pack
 from export.bundle import Verification
+from kernels.packed_classifier import PackedClassifier, takes
 
 MIN_TEXTS = 64
 MAX_TEXTS = 256
@@ -34,6 +35,7 @@ def verify(
     examples: Examples,
     task: Task,
     seed: int,
+    weights: Path | None = None,
 ) -> Verification:
     """Compares the two models' logits and labels, and each text alone with the same text in a batch.
 
@@ -41,6 +43,7 @@ def verify(
         graph: the ONNX file.
         names: its inputs.
         examples: at least `MIN_TEXTS` real texts; some are joined so that long inputs are run too.
+        weights: a directory with the model's weights; loaded from there and run packed, they must agree as well.
 
     Raises:
         InputError: fewer texts.
@@ -53,8 +56,10 @@ def verify(
         )
     texts = _mixed(examples.texts, encoder, random.Random(seed), pairs="token_type_ids" in names)
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    packed = _load_packed(weights, encoder) if weights is not None else None
     encoded = encoder.encode(texts)
     difference, shift, same = 0.0, 0.0, True
+    packed_difference = 0.0 if packed is not None else None
     shapes = set()
     with progress("verifying", len(texts), "texts") as advance:
         for rows in _batches(len(texts), random.Random(seed)):
@@ -66,17 +71,20 @@ def verify(
                 raise WorkFailedError(
                     "the exported model gives outputs that are not finite numbers: no bundle is written"
                 )
-            # A number may be of any size, so its error counts in proportion.
-            scale = np.maximum(1, np.abs(reference)) if task.problem_type == REGRESSION else 1
-            difference = max(difference, float((np.abs(ours - reference) / scale).max()))
+            difference = max(difference, _difference(ours, reference, task))
             same = same and np.array_equal(labels_of(ours, task), labels_of(reference, task))
+            if packed is not None:
+                again = _run_packed(packed, [encoded[row] for row in rows], names)
+                packed_difference = max(packed_difference or 0.0, _difference(again, reference, task))
+                same = same and np.array_equal(labels_of(again, task), labels_of(reference, task))
             alone = np.concatenate([_run(session, encoder.pad([encoded[row]]), names) for row in rows])
             scores = activate(ours, task.problem_type)
             shift = max(shift, float(np.abs(scores - activate(alone, task.problem_type)).max()))
             advance(len(rows))
-    if difference > TOLERANCE or not same:
+    worst = max(difference, packed_difference or 0.0)
+    if not worst <= TOLERANCE or not same:
         raise WorkFailedError(
-            f"the exported model is not the trained one: logits differ by up to {difference:.2e} "
+            f"the exported model is not the trained one: logits differ by up to {worst:.2e} "
             f"(allowed: {TOLERANCE:.0e}), labels {'agree' if same else 'differ'}: no bundle is written"
         )
     return Verification(
@@ -86,7 +94,14 @@ def verify(
         max_difference=difference,
         batch_shift=shift,
         same_labels=same,
+        packed_difference=packed_difference,
     )
+
+
+def _difference(ours: NDArray[np.floating], reference: NDArray[np.floating], task: Task) -> float:
+    # A number may be of any size, so its error counts in proportion.
+    scale = np.maximum(1, np.abs(reference)) if task.problem_type == REGRESSION else 1
+    return float((np.abs(ours - reference) / scale).max())
 
 
 def labels_of(logits: NDArray[np.floating], task: Task) -> NDArray[np.int64] | NDArray[np.bool_]:
@@ -132,6 +147,22 @@ def _run(
     session: onnxruntime.InferenceSession, batch: dict[str, NDArray[np.int64]], names: Sequence[str]
 ) -> NDArray[np.float32]:
     logits: NDArray[np.float32] = session.run(["logits"], {name: batch[name] for name in names})[0]
+    return logits
+
+
+def _load_packed(weights: Path, encoder: TextEncoder) -> PackedClassifier | None:
+    """None for a family that cannot be packed: what serves it is the reference itself."""
+    model = AutoModelForSequenceClassification.from_pretrained(weights, local_files_only=True, dtype=torch.float32)
+    return PackedClassifier(model, encoder.max_length) if takes(model) else None
+
+
+def _run_packed(classifier: PackedClassifier, batch: Sequence[Encoded], names: Sequence[str]) -> NDArray[np.float32]:
+    packed = pack(batch)
+    types = torch.from_numpy(packed.token_type_ids) if "token_type_ids" in names else None
+    with torch.inference_mode():
+        logits: NDArray[np.float32] = classifier(
+            torch.from_numpy(packed.input_ids), types, torch.from_numpy(packed.cu_seqlens), packed.max_length
+        ).numpy()
     return logits
 
 

@@ -1,5 +1,6 @@
 """What `relative_attention` takes, and the checks that turn a misfit into one error naming the argument."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -42,13 +43,26 @@ class Arguments(NamedTuple):
     dropout: float
 
 
-def check(a: Arguments) -> None:
+def check(a: Arguments, names: Mapping[str, str] | None = None) -> None:
     """Raise for the first argument that does not fit the others.
+
+    Args:
+        names: what the caller calls an argument, where that is not its name here.
 
     Raises:
         TypeError: an argument is no tensor, or of the wrong dtype.
         ValueError: a shape, device, range or combination that does not fit.
     """
+    try:
+        _check(a)
+    except (TypeError, ValueError) as error:
+        name, separator, rest = str(error).partition(":")
+        if names is None or name not in names:
+            raise
+        raise type(error)(names[name] + separator + rest) from None
+
+
+def _check(a: Arguments) -> None:
     _check_tensors(a)
     if a.q.ndim != 4:
         raise ValueError(f"q: expected [batch, heads, length, d_head], got {_shape(a.q)}")

@@ -27,6 +27,16 @@ def forward(a: Arguments) -> tuple[Tensor, Tensor]:
         return triton_forward.forward(a)
 
 
+def forward_packed(a: Arguments, cu_seqlens: Tensor, max_length: int) -> Tensor:
+    """The output for texts one behind the other; see `eager.forward_packed`."""
+    if not _fused(a, texts=cu_seqlens.shape[0] - 1):
+        return eager.forward_packed(a, cu_seqlens, max_length)
+    from kernels import triton_forward
+
+    with torch.cuda.device(a.q.device):
+        return triton_forward.forward_packed(a, cu_seqlens, max_length)
+
+
 def backward(a: Arguments, grad: Tensor, out: Tensor, logsumexp: Tensor) -> list[Tensor]:
     """The gradients of the arguments that are present; see `eager.backward`."""
     if not _fused(a):
@@ -37,9 +47,13 @@ def backward(a: Arguments, grad: Tensor, out: Tensor, logsumexp: Tensor) -> list
         return triton_backward.backward(a, grad, out, logsumexp)
 
 
-def why_not(a: Arguments) -> str | None:
-    """The reason why the fused kernels do not take a problem, or None where they do."""
-    d_head, streams = a.q.shape[3], a.q.shape[0] * a.q.shape[1]
+def why_not(a: Arguments, texts: int | None = None) -> str | None:
+    """The reason why the fused kernels do not take a problem, or None where they do.
+
+    Args:
+        texts: how many lie packed in the one item of `a`; None where nothing is packed.
+    """
+    d_head, streams = a.q.shape[3], (a.q.shape[0] if texts is None else texts) * a.q.shape[1]
     if a.q.device.type != "cuda":
         return f"{a.q.device.type} tensors"
     if a.q.dtype == torch.float64:
@@ -55,8 +69,8 @@ def why_not(a: Arguments) -> str | None:
     return None
 
 
-def _fused(a: Arguments) -> bool:
-    reason = why_not(a)
+def _fused(a: Arguments, texts: int | None = None) -> bool:
+    reason = why_not(a, texts)
     if reason is not None and a.q.device.type == "cuda":
         _log_once(reason)
     return reason is None

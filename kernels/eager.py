@@ -41,6 +41,42 @@ def forward(a: Arguments) -> tuple[Tensor, Tensor]:
     return out, logsumexp
 
 
+def forward_packed(a: Arguments, cu_seqlens: Tensor, max_length: int) -> Tensor:
+    """Attention within each of the texts that lie one behind the other in the one item of `a`.
+
+    Texts are padded to the longest of those at least half as long, so that a few large products do the work.
+
+    Args:
+        a: batch of one; no mask and no dropout; `r` of length `2 · max_length`.
+        cu_seqlens: `[texts + 1]`, where each text begins and the last one ends.
+
+    Returns:
+        `[1, heads, tokens, d_head]`, with the tokens outermost in memory; zeros in rows of no text.
+    """
+    tokens, heads, d_head = a.q.shape[2], a.q.shape[1], a.q.shape[3]
+    out = a.q.new_zeros(tokens, heads, d_head)
+    lengths = cu_seqlens.diff()
+    order = lengths.argsort(descending=True)
+    sizes = lengths[order].tolist()
+    first = 0
+    while first < len(sizes) and sizes[first] > 0:
+        longest = sizes[first]
+        last = next((n for n in range(first, len(sizes)) if 2 * sizes[n] < longest or not sizes[n]), len(sizes))
+        group = order[first:last]
+        inside = torch.arange(longest, device=out.device) < lengths[group, None]  # [texts, longest]
+        places = (cu_seqlens[group, None] + torch.arange(longest, device=out.device)).clamp_max(tokens - 1)
+        part = a._replace(
+            **{name: getattr(a, name)[0].transpose(0, 1)[places].transpose(1, 2) for name in "qkv"},
+            r=a.r[:, :, max_length - longest : max_length + longest] if a.r is not None else None,
+            query_segments=a.query_segments[0, places] if a.query_segments is not None else None,
+            key_segments=a.key_segments[0, places] if a.key_segments is not None else None,
+            mask=None if sizes[last - 1] == longest else ~inside,
+        )
+        out[places[inside]] = forward(part)[0].transpose(1, 2)[inside]
+        first = last
+    return out.transpose(0, 1)[None]
+
+
 def backward(a: Arguments, grad: Tensor, out: Tensor) -> list[Tensor]:
     """Gradients of the arguments in `DIFFERENTIABLE` that are present, in that order.
 

@@ -1,9 +1,10 @@
-"""A problem in the form the CUDA kernels take: its prepared queries, its strides and sizes, and the tile sizes."""
+"""A problem in the form the CUDA kernels take: its prepared queries, its strides and its sizes."""
 
 # Triton writes compile-time constants in capitals and types no pointer:
 # ruff: noqa: N803
 # mypy: allow-untyped-defs
 
+import functools
 import os
 from typing import Any, NamedTuple
 
@@ -13,27 +14,8 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.arguments import Arguments
+from kernels.configurations import Configuration, configuration
 from kernels.tiles import LOG2E, contrast, load_rows, load_vector, store_rows
-
-
-class Configuration(NamedTuple):
-    """Tile side (queries and keys alike), warps and pipeline stages of a kernel."""
-
-    block: int
-    warps: int
-    stages: int
-
-
-def configuration(kernel: str, dtype: torch.dtype, block_d: int) -> Configuration:
-    """Tile sizes of `kernel` ('forward', 'queries' or 'keys') for heads padded to `block_d`.
-
-    Chosen so that nothing spills out of the registers on compute capability 8.0 or 9.0.
-    """
-    if dtype == torch.float32:  # products in full precision run outside the tensor cores and need more registers
-        return Configuration(16, 8 if (kernel, block_d) in (("queries", 64), ("keys", 64), ("keys", 32)) else 4, 1)
-    if kernel == "queries":
-        return {16: Configuration(16, 2, 2), 64: Configuration(32, 8, 2)}.get(block_d, Configuration(16, 4, 2))
-    return Configuration(32, 8 if (kernel, block_d) == ("keys", 128) else 4, 2)
 
 
 class Operands(NamedTuple):
@@ -61,9 +43,15 @@ class Operands(NamedTuple):
         """The first parameters of every kernel but the preparing one."""
         return self[:9]
 
-    def configuration(self, kernel: str) -> Configuration:
-        """Tile sizes of `kernel`: 'forward', 'queries' or 'keys'."""
-        return configuration(kernel, self.k.dtype, self.constants["BLOCK_D"])
+    def configuration(self, kernel: str, length: int | None = None) -> Configuration:
+        """Tile sizes of `kernel`: 'forward', 'queries' or 'keys'.
+
+        Args:
+            length: of the keys; by default that of `k`, in which packed texts lie one behind the other.
+        """
+        lean = self.constants["DROPOUT"] or self.constants["PAIRS"] or not _is_hopper(self.k.device)
+        length = length or self.k.shape[2]
+        return configuration(kernel, self.k.dtype, self.constants["BLOCK_D"], length, roomy=not lean)
 
 
 def operands(a: Arguments) -> Operands:
@@ -99,6 +87,12 @@ def operands(a: Arguments) -> Operands:
             "UPCAST": interpreted and a.q.dtype == torch.bfloat16,
         },
     )
+
+
+@functools.cache
+def _is_hopper(device: torch.device) -> bool:
+    """Whether it is a GPU of compute capability 9.0 or later, with the registers that larger tiles need."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 def with_rows(x: Tensor) -> Tensor:

@@ -5,6 +5,10 @@ n0 on, the relative positions p = qlen − i + j from qlen − i0 − (BLOCK −
 Cut that band into two chunks of BLOCK rows, `left` and `right`: the right chunk of one key tile is the left chunk of
 the next, so each step along the keys multiplies one chunk only and carries the other. That is the ring; it makes the
 position term one matmul a tile instead of two.
+
+The forward kernel can also take 2·BLOCK queries a tile, which halves how often keys, values and positions are read.
+Its band has three chunks, `oldest`, `left` and `right`; the upper half of the queries meets the last two of them, the
+lower half the first two, so the step is the same but for that choice.
 """
 
 # Triton writes compile-time constants in capitals and types no pointer:
@@ -67,23 +71,30 @@ def dot(a, b, UPCAST: tl.constexpr):
 
 
 @triton.jit
-def join(left, right, BLOCK: tl.constexpr):
+def join(left, right, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     """The ring: `left` where it belongs to a tile's left chunk, `right` where it belongs to the right one."""
-    i = tl.arange(0, BLOCK)[:, None]
+    i = tl.arange(0, ROWS)[:, None] & (BLOCK - 1)
     j = tl.arange(0, BLOCK)[None, :]
     return tl.where(i + j >= BLOCK - 1, left, right)
 
 
 @triton.jit
-def skew(left, right, BLOCK: tl.constexpr):
+def skew(left, right, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     """Position scores of a tile from the products with its two chunks: entry (i, j) is at p = j − i + BLOCK − 1.
 
     In row i the left chunk counts from its column BLOCK − 1 − i on, the right one before: together a ring, which is
-    then turned by i + 1.
+    then turned by i + 1. With more rows than BLOCK, i counts from 0 again after BLOCK of them.
     """
-    i = tl.arange(0, BLOCK)[:, None]
+    i = tl.arange(0, ROWS)[:, None]
     j = tl.arange(0, BLOCK)[None, :]
-    return tl.gather(join(left, right, BLOCK), (j - i - 1) & (BLOCK - 1), 1)
+    return tl.gather(join(left, right, ROWS, BLOCK), (j - i - 1) & (BLOCK - 1), 1)
+
+
+@triton.jit
+def skew_of_three(oldest, left, right, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    """`skew` of a tile with 2·BLOCK rows: the upper half meets `left` and `right`, the lower `oldest` and `left`."""
+    upper = (tl.arange(0, ROWS) < BLOCK)[:, None]
+    return skew(tl.where(upper, left, oldest), tl.where(upper, right, left), ROWS, BLOCK)
 
 
 @triton.jit
@@ -96,16 +107,13 @@ def unskew(tile, BLOCK: tl.constexpr):
 
 @triton.jit
 def finish_scores(
-    scores, across, query_ids, key_segments, mask, i0, n0, qlen, klen,
-    PAIRS: tl.constexpr, SEE_SELF: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    scores, across, query_ids, key_segments, mask, row, key, qlen, klen, PAIRS: tl.constexpr, SEE_SELF: tl.constexpr
+):
     """Segment term and mask: HIDDEN for hidden keys, −inf beyond the last key.
 
-    `across` and `query_ids` are `[BLOCK]`, one per query; `key_segments` and `mask` point at this item's first
-    entries, or are None.
+    `row` and `key` are the tile's indices; `across` and `query_ids` hold one number a row; `key_segments` and `mask`
+    point at this item's first entries, or are None.
     """
-    row = i0 + tl.arange(0, BLOCK)
-    key = n0 + tl.arange(0, BLOCK)
     if key_segments is not None:
         ids = tl.load(key_segments + key, mask=key < klen, other=0)
         scores += tl.where(query_ids[:, None] != ids[None, :], across[:, None], 0.0)
@@ -122,9 +130,7 @@ def finish_scores(
 
 
 @triton.jit
-def keep_factors(seed, stream, i0, n0, klen, dropout, BLOCK: tl.constexpr):
-    """Dropout's factors of a tile, 0 or 1 / (1 − dropout), the same in every kernel that asks for the same tile."""
-    row = i0 + tl.arange(0, BLOCK)
-    key = n0 + tl.arange(0, BLOCK)
+def keep_factors(seed, stream, row, key, klen, dropout):
+    """Dropout's factors of a tile, 0 or 1 / (1 − dropout): those of a pair are the same in every kernel and tile."""
     uniform = tl.rand(seed + (stream.to(tl.int64) << 32), row[:, None] * klen + key[None, :])
     return tl.where(uniform >= dropout, 1.0 / (1.0 - dropout), 0.0)

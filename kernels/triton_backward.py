@@ -132,27 +132,27 @@ def query_kernel(
 
     d_content = tl.zeros([BLOCK, BLOCK_D], tl.float32)
     for n0 in range(0, klen, BLOCK):
+        key = n0 + tl.arange(0, BLOCK)
         keys = load_rows(k, n0, klen, k_row, D, BLOCK, BLOCK_D)
         scores = dot(queries, tl.trans(keys), UPCAST)
         if r is not None:
             rows_right = load_rows(r, chunk + n0 + BLOCK, qlen + klen, r_row, D, BLOCK, BLOCK_D)
             right = dot(turned, tl.trans(rows_right), UPCAST)
-            scores += skew(left, right, BLOCK)
+            scores += skew(left, right, BLOCK, BLOCK)
             left = right
-        scores = finish_scores(scores, apart, query_ids, key_segments, mask, i0, n0, qlen, klen, PAIRS, SEE_SELF, BLOCK)
+        scores = finish_scores(scores, apart, query_ids, key_segments, mask, row, key, qlen, klen, PAIRS, SEE_SELF)
         d_scores = dot(upstream, tl.trans(load_rows(v, n0, klen, v_row, D, BLOCK, BLOCK_D)), UPCAST)
         if DROPOUT:
-            d_scores *= keep_factors(seed, stream, i0, n0, klen, dropout, BLOCK)
+            d_scores *= keep_factors(seed, stream, row, key, klen, dropout)
         d_scores = probabilities_again(scores, lse, klen, mask is not None) * (d_scores - weighted[:, None])
         d_content += dot(d_scores.to(keys.dtype), keys, UPCAST)
         if across is not None:
-            key = n0 + tl.arange(0, BLOCK)
             ids = tl.load(key_segments + key, mask=key < klen, other=0)
             d_apart += tl.sum(tl.where(query_ids[:, None] != ids[None, :], d_scores, 0.0), 1)
         if r is not None:
             # The ring backwards: a chunk is whole once it has the left part of the tile to its right.
             ring = unskew(d_scores, BLOCK)
-            whole = join(ring, carried, BLOCK).to(turned.dtype)
+            whole = join(ring, carried, BLOCK, BLOCK).to(turned.dtype)
             carried = ring
             rows_left = load_rows(r, chunk + n0, qlen + klen, r_row, D, BLOCK, BLOCK_D)
             d_position += dot(whole, rows_left, UPCAST)
@@ -164,7 +164,7 @@ def query_kernel(
     tl.store(sums, tl.sum(d_content, 0), mask=column < D)
     if r is not None:
         last = chunk + (klen + BLOCK - 1) // BLOCK * BLOCK
-        whole = join(tl.zeros([BLOCK, BLOCK], tl.float32), carried, BLOCK).to(turned.dtype)
+        whole = join(tl.zeros([BLOCK, BLOCK], tl.float32), carried, BLOCK, BLOCK).to(turned.dtype)
         d_position += dot(whole, load_rows(r, last, qlen + klen, r_row, D, BLOCK, BLOCK_D), UPCAST)
         add_rows(dr, dot(tl.trans(whole), turned, UPCAST) / LOG2E, last, qlen + klen, D, BLOCK, BLOCK_D)
         d_position *= scale
@@ -197,6 +197,7 @@ def key_kernel(
     The queries change with every step, so nothing of the ring can be carried: both chunks are multiplied.
     """
     n0 = tl.program_id(0) * BLOCK
+    key = n0 + tl.arange(0, BLOCK)
     stream = tl.program_id(1).to(tl.int64)
     item = stream // heads
     head = stream % heads
@@ -227,13 +228,13 @@ def key_kernel(
             turned = load_rows(position, i0, qlen, D, D, BLOCK, BLOCK_D)
             left = dot(turned, tl.trans(load_rows(r, chunk, qlen + klen, r_row, D, BLOCK, BLOCK_D)), UPCAST)
             rows_right = load_rows(r, chunk + BLOCK, qlen + klen, r_row, D, BLOCK, BLOCK_D)
-            scores += skew(left, dot(turned, tl.trans(rows_right), UPCAST), BLOCK)
+            scores += skew(left, dot(turned, tl.trans(rows_right), UPCAST), BLOCK, BLOCK)
         apart = tl.zeros([BLOCK], tl.float32)
         query_ids = tl.zeros([BLOCK], tl.int32)
         if across is not None:
             apart = tl.load(across + row, mask=row < qlen, other=0.0)
             query_ids = tl.load(query_segments + row, mask=row < qlen, other=0)
-        scores = finish_scores(scores, apart, query_ids, key_segments, mask, i0, n0, qlen, klen, PAIRS, SEE_SELF, BLOCK)
+        scores = finish_scores(scores, apart, query_ids, key_segments, mask, row, key, qlen, klen, PAIRS, SEE_SELF)
         lse = tl.load(logsumexp + row, mask=row < qlen, other=float("inf"))
         weighted = tl.load(delta + row, mask=row < qlen, other=0.0)
         probabilities = probabilities_again(scores, lse, klen, mask is not None)
@@ -241,7 +242,7 @@ def key_kernel(
         d_scores = dot(upstream, tl.trans(values), UPCAST)
         kept = probabilities
         if DROPOUT:
-            keep = keep_factors(seed, stream, i0, n0, klen, dropout, BLOCK)
+            keep = keep_factors(seed, stream, row, key, klen, dropout)
             d_scores *= keep
             kept = probabilities * keep
         d_values += dot(tl.trans(kept.to(upstream.dtype)), upstream, UPCAST)

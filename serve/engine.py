@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from common.errors import InputError, TextError, WorkFailedError
@@ -16,13 +15,25 @@ from common.labels import MULTI_LABEL, MULTI_LABEL_THRESHOLD, SEPARATOR, Task, a
 from common.machine import usable_cores
 from common.tokenization import Encoded, Text, TextEncoder, check_text
 from export.bundle import Bundle
+from serve.onnx_model import OnnxModel
+
+# What runs a bundle's model: ONNX Runtime, or PyTorch with the project's own kernels.
+ENGINES = ("onnx", "torch")
 
 
 class Model(Protocol):
-    """A session: token ids in, logits out."""
+    """A bundle's model on a device: tokenized texts in, logits out.
 
-    def run(self, inputs: dict[str, NDArray[np.int64]]) -> NDArray[np.float32]:
-        """Logits `[batch, labels]` of a padded batch, each input int64 `[batch, length]`."""
+    Attributes:
+        engine: what runs it, one of `ENGINES`.
+        device: where it runs, for people to read.
+    """
+
+    engine: str
+    device: str
+
+    def run(self, batch: Sequence[Encoded]) -> NDArray[np.float32]:
+        """Logits `[batch, labels]`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,18 +113,34 @@ class Engine:
         self.limits = limits
 
     @classmethod
-    def load(cls, path: Path | str, *, threads: int = 0, limits: BatchLimits | None = None) -> Engine:
+    def load(
+        cls, path: Path | str, *, engine: str = "onnx", threads: int = 0, limits: BatchLimits | None = None
+    ) -> Engine:
         """Verifies the bundle and opens its model.
 
         Args:
             path: the bundle's directory.
-            threads: of the model; 0 takes one a core.
+            engine: what runs the model, one of `ENGINES`; 'torch' needs a bundle exported with its weights.
+            threads: of the model on the CPU; 0 takes one a core.
 
         Raises:
             InputError: the directory is no bundle, was changed, or its model cannot be opened; more threads than cores.
         """
+        if engine not in ENGINES:
+            raise InputError(f"engine must be one of {', '.join(ENGINES)}, not '{engine}'")
+        cores = usable_cores()
+        if not 0 <= threads <= cores:
+            raise InputError(f"threads must lie between 0 and this machine's {cores} cores, not {threads}")
         bundle = Bundle.load(Path(path))
-        return cls(bundle, OnnxModel(bundle, threads), TextEncoder.load(bundle.path), limits or BatchLimits())
+        encoder = TextEncoder.load(bundle.path)
+        model: Model
+        if engine == "torch":
+            from serve.torch_model import TorchModel  # torch is not there where bundles are only served
+
+            model = TorchModel(bundle, encoder, threads)
+        else:
+            model = OnnxModel(bundle, encoder, threads)
+        return cls(bundle, model, encoder, limits or BatchLimits())
 
     @property
     def name(self) -> str:
@@ -151,8 +178,7 @@ class Engine:
         Raises:
             WorkFailedError: an output is not a finite number.
         """
-        padded = self.encoder.pad(batch)
-        logits = self.model.run({name: padded[name] for name in self.bundle.manifest.inputs})
+        logits = self.model.run(batch)
         if not np.isfinite(logits).all():
             raise WorkFailedError(f"the model {self.name} gave outputs that are not finite numbers")
         scores = activate(logits, self.task.problem_type, self.bundle.manifest.temperature)
@@ -178,29 +204,6 @@ class Engine:
         if isinstance(entry, Encoded) and entry.truncated:
             return TextError(f"the text has more than {self.encoder.max_length} tokens and truncation is off")
         return entry
-
-
-class OnnxModel:
-    """An ONNX Runtime session on the CPU."""
-
-    def __init__(self, bundle: Bundle, threads: int):
-        cores = usable_cores()
-        if not 0 <= threads <= cores:
-            raise InputError(f"threads must lie between 0 and this machine's {cores} cores, not {threads}")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or cores
-        options.log_severity_level = 3
-        # Idle threads that spin take the cores from the event loop, the tokenizer and other sessions.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            self._session = onnxruntime.InferenceSession(bundle.model_path, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # the runtime's errors share no base class
-            raise InputError(f"{bundle.model_path} cannot be opened: {str(error).splitlines()[0]}") from None
-
-    def run(self, inputs: dict[str, NDArray[np.int64]]) -> NDArray[np.float32]:
-        """Logits `[batch, labels]` of a padded batch."""
-        logits: NDArray[np.float32] = self._session.run(["logits"], inputs)[0]
-        return logits
 
 
 def cut_batches(lengths: Sequence[int], limits: BatchLimits) -> Iterator[list[int]]:

@@ -124,6 +124,8 @@ async def model(request: Request) -> Response:
             "version": service.version,
             "problem_type": bundle.task.problem_type,
             "labels": list(bundle.task.labels),
+            "engine": service.engine.model.engine,
+            "device": service.engine.model.device,
             "manifest": bundle.manifest,
         }
     )

@@ -57,6 +57,7 @@ def score(
     all_scores: bool = False,
     prefix: str = "",
     metric: str | None = None,
+    engine: str = "onnx",
     threads: int = 0,
     overwrite: bool = False,
 ) -> ScoreSummary:
@@ -69,6 +70,7 @@ def score(
         all_scores: adds `scores`, a JSON object from label to score.
         prefix: of the added columns' names.
         metric: the one printed, where a label column is there.
+        engine, threads: as in `Engine.load`.
 
     Raises:
         InputError: the bundle, the input or the output will not do, or the input cannot be decoded (with the line).
@@ -80,8 +82,8 @@ def score(
     if output.exists() and output.samefile(input):
         raise InputError(f"{output} is the input itself: choose another output")
     found = columns.found_in(reader.columns, str(input), need_label=False)
-    engine = Engine.load(bundle, threads=threads)
-    task = engine.task
+    loaded = Engine.load(bundle, engine=engine, threads=threads)
+    task = loaded.task
     name = choose_metric(task, metric)
     # From Parquet to Parquet the other columns pass through as they are.
     used = [name for name in (found.text, found.pair, found.label) if name is not None]
@@ -95,7 +97,7 @@ def score(
     ):
         writer.open(reader.columns, reader.schema)
         for chunk in reader.chunks(CHUNK_ROWS, needed):
-            answers = engine.classify([found.text_of(row) for row in chunk.rows])
+            answers = loaded.classify([found.text_of(row) for row in chunk.rows])
             writer.write(chunk, _columns(answers, all_scores, prefix))
             _count(summary, answers)
             if tally is not None:

@@ -26,12 +26,19 @@ GRACE_SECONDS = 25
 
 
 def run_server(
-    bundle: Path, *, host: str, port: int, threads: int = 0, settings: SchedulerSettings | None = None
+    bundle: Path,
+    *,
+    host: str,
+    port: int,
+    engine: str = "onnx",
+    threads: int = 0,
+    settings: SchedulerSettings | None = None,
 ) -> None:
     """Serves until Ctrl-C or SIGTERM; requests under way are answered first.
 
     Args:
         port: 0 takes any free one.
+        engine, threads: as in `Engine.load`.
 
     Raises:
         InputError: the address cannot be listened on, or the bundle will not do.
@@ -39,16 +46,17 @@ def run_server(
     started = time.monotonic()
     listener = _listen(host, port)
     with listener:
-        engine = Engine.load(bundle, threads=threads)
-        engine.classify(["ready"])  # the first run allocates; no caller should wait for that
-        app = create_app(engine, settings)
+        loaded = Engine.load(bundle, engine=engine, threads=threads)
+        loaded.classify(["ready"])  # the first run allocates; no caller should wait for that
+        app = create_app(loaded, settings)
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_SECONDS, server_header=False
         )
         address = listener.getsockname()
         shown = f"[{address[0]}]" if ":" in address[0] else address[0]
         say(
-            f"Serving {engine.name} ({engine.bundle.manifest.layers} layers, {len(engine.task.labels)} labels) at "
+            f"Serving {loaded.name} ({loaded.bundle.manifest.layers} layers, {len(loaded.task.labels)} labels"
+            f"{'' if engine == 'onnx' else f', {engine} on {loaded.model.device}'}) at "
             f"http://{shown}:{address[1]} after {time.monotonic() - started:.1f} s. Ctrl-C stops it."
         )
         # uvicorn answers what is under way, then raises the signal that stopped it.

@@ -228,10 +228,19 @@ def regression_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_bundle(tmp_path_factory.mktemp("bundles"), "bert", ("score",), "regression")
 
 
-def export_bundle(directory: Path, family: str, labels: Sequence[str], problem_type: str) -> Path:
+@pytest.fixture(scope="session", params=["bert", "roberta", "xlnet"])
+def weights_bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of a random classifier with its weights inside, of several families."""
+    directory = tmp_path_factory.mktemp("bundles")
+    return export_bundle(directory, request.param, INTENTS, "single_label_classification", with_weights=True)
+
+
+def export_bundle(
+    directory: Path, family: str, labels: Sequence[str], problem_type: str, *, with_weights: bool = False
+) -> Path:
     """Exports a random model; the model itself stays beside the bundle as `model`."""
     from export.exporting import export
 
     model = make_model(directory / "model", family, 2, labels, problem_type)
-    export(model, directory / "bundle", checked_on=str(DEV))
+    export(model, directory / "bundle", checked_on=str(DEV), with_weights=with_weights)
     return directory / "bundle"

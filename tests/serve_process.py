@@ -23,11 +23,14 @@ def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
 
 
 class ServerProcess:
-    """`understudy serve BUNDLE --port 0`; as a context it is killed at the end if it still runs."""
+    """`understudy serve BUNDLE --port 0`; as a context it is killed at the end if it still runs.
 
-    def __init__(self, bundle: Path):
+    `greeting` is the line that it starts with.
+    """
+
+    def __init__(self, bundle: Path, *options: str):
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "understudy", "serve", str(bundle), "--port", "0"],
+            [sys.executable, "-m", "understudy", "serve", str(bundle), "--port", "0", *options],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -35,9 +38,9 @@ class ServerProcess:
         )
         assert self.process.stdout is not None
         assert self.process.stderr is not None
-        line = self.process.stdout.readline()
-        found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
-        assert found, line + self.process.stderr.read()
+        self.greeting = self.process.stdout.readline()
+        found = re.search(r"http://127\.0\.0\.1:(\d+)", self.greeting)
+        assert found, self.greeting + self.process.stderr.read()
         self.url, self.port = found.group(0), int(found.group(1))
         wait_until(self._ready)
 

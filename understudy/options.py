@@ -18,6 +18,14 @@ Output = Annotated[Path, typer.Option("--output", "-o", help="Where the result i
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run left at the output.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same result.")]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads of the model; 0 takes one a core.")]
+EngineName = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        help="onnx, or torch: PyTorch with the fused attention kernels, on a GPU where there is one; "
+        "for bundles exported with --with-weights.",
+    ),
+]
 Metric = Annotated[
     str | None,
     typer.Option(help="Dev metric: accuracy, macro-f1, f1, f1-accuracy, matthews, micro-f1, pearson-spearman, mse, …"),

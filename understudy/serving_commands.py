@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from understudy.options import LabelColumn, Output, Overwrite, PairColumn, Seed, TextColumn, Threads, columns
+from understudy.options import (
+    EngineName,
+    LabelColumn,
+    Output,
+    Overwrite,
+    PairColumn,
+    Seed,
+    TextColumn,
+    Threads,
+    columns,
+)
 
 Bundle = Annotated[Path, typer.Argument(help="Directory that `export` made.")]
 TopK = Annotated[int | None, typer.Option(min=1, help="How many labels.")]
@@ -17,6 +27,7 @@ def serve(
     bundle: Bundle,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
+    engine: EngineName = "onnx",
     threads: Threads = 0,
     max_queue_tokens: Annotated[int, typer.Option(min=1, help="Tokens admitted and not yet answered.")] = 65_536,
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds until a waiting request is given up.")] = 30.0,
@@ -28,7 +39,7 @@ def serve(
 
     del seed  # nothing here is drawn at random
     settings = SchedulerSettings(max_queue_tokens=max_queue_tokens, timeout=timeout)
-    run_server(bundle, host=host, port=port, threads=threads, settings=settings)
+    run_server(bundle, host=host, port=port, engine=engine, threads=threads, settings=settings)
 
 
 def score(
@@ -38,6 +49,7 @@ def score(
     scores: Annotated[bool, typer.Option("--scores", help="Add every label's score, as JSON.")] = False,
     prefix: Annotated[str, typer.Option(help="Put before the names of the added columns.")] = "",
     metric: Annotated[str | None, typer.Option(help="Metric printed where a label column is there.")] = None,
+    engine: EngineName = "onnx",
     threads: Threads = 0,
     text_column: TextColumn = None,
     pair_column: PairColumn = None,
@@ -57,6 +69,7 @@ def score(
         all_scores=scores,
         prefix=prefix,
         metric=metric,
+        engine=engine,
         threads=threads,
         overwrite=overwrite,
     )
@@ -70,6 +83,7 @@ def bench(
         str | None, typer.Option(help="Table of texts, with labels or without; shipped messages otherwise.")
     ] = None,
     rounds: Annotated[int, typer.Option(min=3, help="Measured turns of each model.")] = 7,
+    engine: EngineName = "onnx",
     threads: Threads = 0,
     text_column: TextColumn = None,
     pair_column: PairColumn = None,
@@ -88,6 +102,7 @@ def bench(
         data=data or str(DEV),
         columns=columns(text_column, pair_column, label_column) if data else columns(None, None, None),
         rounds=rounds,
+        engine=engine,
         threads=threads,
         overwrite=overwrite,
         seed=seed,

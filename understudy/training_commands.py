@@ -135,6 +135,9 @@ def export(
     model_dir: Annotated[Path, typer.Argument(help="Directory of a teacher or student.")],
     output: Output,
     precision: Annotated[str, typer.Option(help="fp32.")] = "fp32",
+    with_weights: Annotated[
+        bool, typer.Option("--with-weights", help="Put the weights in too, for `--engine torch`.")
+    ] = False,
     dev: Annotated[
         str | None, typer.Option(help="Table whose texts the export is checked on; shipped messages otherwise.")
     ] = None,
@@ -153,6 +156,7 @@ def export(
         output,
         checked_on=dev or str(DEV),
         precision=precision,
+        with_weights=with_weights,
         columns=columns(text_column, pair_column, label_column) if dev else columns(None, None, None),
         overwrite=overwrite,
         seed=seed,

@@ -48,7 +48,19 @@ def test_files_are_there_and_hold_the_results(finished: tuple[dict[str, Any], Pa
 def test_results_keep_their_schema(finished: tuple[dict[str, Any], Path]) -> None:
     results, _ = finished
     assert list(results) == [
-        *("made_by", "format_version", "machine", "threads", "seed", "rounds", "task", "data", "bundles"),
+        *(
+            "made_by",
+            "format_version",
+            "machine",
+            "engine",
+            "devices",
+            "threads",
+            "seed",
+            "rounds",
+            "task",
+            "data",
+            "bundles",
+        ),
         *("latency", "latency_by_length", "throughput", "process", "quality", "agreement", "seconds"),
     ]
     assert {"cpu", "cores", "python", "onnxruntime"} <= set(results["machine"])

@@ -7,6 +7,7 @@ pooled. In bfloat16 the interpreter cuts digits off where a GPU rounds, half as 
 is 6.
 """
 
+import itertools
 import os
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from kernels import eager, triton_backward, triton_forward
 from kernels.arguments import DIFFERENTIABLE, Arguments
+from kernels.configurations import Configuration, forced
 
 SINGLE, HALF, BRAIN = torch.float32, torch.float16, torch.bfloat16
 EVERY = [SINGLE, HALF, BRAIN]
@@ -125,6 +127,46 @@ def test_kernels_are_as_exact_as_pytorch(case, dtype, inputs_of):
     a = arguments(inputs_of(**options) | {"see_self": see_self})
     grad = upstream(a)
     assert_rule(fused(a, grad), outcome(a, grad), outcome(double(a), grad.double()))
+
+
+@pytest.mark.parametrize("sizes", [(32, 16), (64, 32), (16, 16)])
+@pytest.mark.parametrize("case", ["two tiles and one", "memory", "fewer keys than queries", "two encodings", "plain"])
+def test_forward_with_other_tiles(case, sizes, inputs_of):
+    options = {"d_head": 16, "dtype": SINGLE} | CASES[case][0]
+    see_self = options.pop("see_self", False)
+    a = arguments(inputs_of(**options) | {"see_self": see_self})
+    with forced("forward", Configuration(*sizes, 4, 1)):
+        out, logsumexp = triton_forward.forward(a)
+    want, natural = eager.forward(double(a))
+    torch.testing.assert_close(out.double(), want, rtol=0, atol=1e-5)
+    torch.testing.assert_close(logsumexp.double(), natural, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [(16, 16), (32, 16), (64, 32)])
+@pytest.mark.parametrize(("positions", "dtype"), [(True, SINGLE), (True, HALF), (False, SINGLE), (False, BRAIN)])
+def test_packed_texts(positions, dtype, sizes, inputs_of):
+    lengths, longest, rest = [5, 33, 0, 1, 40], 48, 3
+    options = {"batch": 1, "d_head": 16, "positions": positions, "segments": positions, "dtype": dtype}
+    a = arguments(inputs_of(qlen=sum(lengths) + rest, **options))
+    a = a._replace(key_segments=a.query_segments)
+    if positions:
+        a = a._replace(r=a.r[:, :, : 2 * longest].contiguous())
+    ends = torch.tensor([0, *lengths], device=DEVICE).cumsum(0).int()
+    with forced("forward", Configuration(*sizes, 4, 1)):
+        got = triton_forward.forward_packed(a, ends, longest)
+    assert not got[:, :, sum(lengths) :].any()
+    for start, stop in itertools.pairwise(ends.tolist()):
+        if start == stop:
+            continue
+        text = {name: getattr(a, name)[:, :, start:stop] for name in "qkv"}
+        if positions:
+            text |= dict.fromkeys(("query_segments", "key_segments"), a.query_segments[:, start:stop])
+            text["r"] = a.r[:, :, longest - (stop - start) : longest + (stop - start)]
+        alone = a._replace(**text)
+        exact, plain = common(double(alone)), common(alone).double()
+        factor = 6 if INTERPRETED and dtype == BRAIN else 2
+        error = float((got[:, :, start:stop].double() - exact).abs().max())
+        assert error <= factor * float((plain - exact).abs().max()) + 1e-5
 
 
 def test_a_query_that_sees_no_key(inputs_of):

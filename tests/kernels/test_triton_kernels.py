@@ -13,6 +13,7 @@ import torch
 
 from kernels import dispatch
 from kernels.arguments import Arguments
+from kernels.configurations import Configuration, candidates
 
 triton = pytest.importorskip("triton")
 
@@ -31,15 +32,24 @@ KERNELS = {
 }
 POINTERS = {
     "logsumexp": "*fp32", "across": "*fp32", "delta": "*fp32", "dr": "*fp32", "sums": "*fp32",
-    "query_segments": "*i64", "key_segments": "*i64", "mask": "*u8",
+    "query_segments": "*i64", "key_segments": "*i64", "mask": "*u8", "cu_seqlens": "*i32",
 }  # fmt: skip
 SCALARS = {"scale": "fp32", "dropout": "fp32", "seed": "i64"}
 NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 # The most shared memory a block may have, by compute capability.
 SHARED = {80: 163 * 1024, 90: 227 * 1024}
-# The heaviest variants of some configurations on each run, all of them where UNDERSTUDY_SOAK is set.
-SOME = [("forward", torch.float16, 64), ("queries", torch.float16, 64), ("keys", torch.bfloat16, 128)]
-ALL = [(k, d, n) for k in KERNELS for d in NAMES for n in (16, 32, 64, 128) if d != torch.float32 or n <= 64]
+# Every configuration that ships, in one of the half types; in both where UNDERSTUDY_SOAK is set.
+TYPES = (torch.float16, torch.float32, *((torch.bfloat16,) if os.environ.get("UNDERSTUDY_SOAK") else ()))
+SHIPPED = [
+    (kernel, dtype, d_head, sizes, roomy)
+    for kernel in KERNELS
+    for dtype in TYPES
+    for d_head in (16, 32, 64, 128)
+    if dtype != torch.float32 or d_head <= 64
+    for roomy in (False, True)
+    for sizes in candidates(kernel, dtype, d_head, roomy=roomy)
+    if not roomy or sizes not in candidates(kernel, dtype, d_head, roomy=False)
+]
 
 
 @pytest.mark.parametrize("place", ["interpreter", "gpu"])
@@ -72,6 +82,11 @@ def compiled(kernel: Any, constants: dict[str, Any], element: str, capability: i
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
 
 
+def shape_constants(kernel: str, d_head: int, sizes: Configuration) -> dict[str, Any]:
+    rows = {"ROWS": sizes.rows} if kernel == "forward" else {}
+    return {"D": d_head, "BLOCK_D": d_head, "BLOCK": sizes.block, "UPCAST": False, **rows}
+
+
 def resources(binary: bytes) -> tuple[int, int]:
     """Bytes of stack a thread has, and instructions that load or store spilled registers."""
     tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -88,27 +103,35 @@ def resources(binary: bytes) -> tuple[int, int]:
 
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter compiles nothing")
-@pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize(("kernel", "dtype", "d_head"), ALL if os.environ.get("UNDERSTUDY_SOAK") else SOME)
-def test_shipped_configurations_fit_the_chip(kernel, dtype, d_head, capability):
-    config = operands.configuration(kernel, dtype, d_head)
-    for heaviest in (True, False) if os.environ.get("UNDERSTUDY_SOAK") else (True,):
-        constants = {"D": d_head, "BLOCK_D": d_head, "BLOCK": config.block, "UPCAST": False}
-        constants |= {"PAIRS": heaviest, "DROPOUT": heaviest, "SEE_SELF": True}
-        result = compiled(KERNELS[kernel], constants, NAMES[dtype], capability, config.warps, config.stages)
-        assert result.metadata.shared <= SHARED[capability]
-        assert resources(result.asm["cubin"]) == (0, 0), "registers spill"
+@pytest.mark.parametrize(("kernel", "dtype", "d_head", "sizes", "roomy"), SHIPPED)
+def test_shipped_configurations_fit_the_chip(kernel, dtype, d_head, sizes, roomy):
+    """The heaviest variant that a configuration is chosen for; packed texts are the forward kernel's other one."""
+    variants = [{"PAIRS": not roomy, "DROPOUT": not roomy, "SEE_SELF": True}]
+    if kernel == "forward":
+        variants = [variants[0] | {"cu_seqlens": None}]
+        variants.append({"PAIRS": False, "DROPOUT": False, "SEE_SELF": False, "mask": None, "logsumexp": None})
+    if not roomy and os.environ.get("UNDERSTUDY_SOAK"):
+        variants.append(variants[0] | {"PAIRS": False, "DROPOUT": False})
+    for capability in (90,) if roomy else (80, 90):
+        for variant in variants:
+            constants = variant | shape_constants(kernel, d_head, sizes)
+            result = compiled(KERNELS[kernel], constants, NAMES[dtype], capability, sizes.warps, sizes.stages)
+            assert result.metadata.shared <= SHARED[capability]
+            assert resources(result.asm["cubin"]) == (0, 0), f"registers spill: {variant}, {capability}"
 
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter compiles nothing")
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_kernels_compile_without_optional_arguments_for_one_token(kernel):
-    config = operands.configuration(kernel, torch.float16, 16)
+    config = candidates(kernel, torch.float16, 16, roomy=False)[0]
     # What Triton makes of absent tensors and of integers that are one.
     constants = dict.fromkeys(("position", "across", "r", "query_segments", "key_segments", "mask"))
-    constants |= dict.fromkeys({"dr", "segment_bias", "segment_embedding"} & set(KERNELS[kernel].arg_names))
+    optional = {"dr", "segment_bias", "segment_embedding", "cu_seqlens", "logsumexp"}
+    if kernel != "forward":
+        optional.discard("logsumexp")
+    constants |= dict.fromkeys(optional & set(KERNELS[kernel].arg_names))
     constants |= dict.fromkeys(("heads", "items", "qlen", "klen"), 1)
-    constants |= {"D": 16, "BLOCK_D": 16, "BLOCK": config.block, "UPCAST": False}
+    constants |= shape_constants(kernel, 16, config)
     constants |= {"PAIRS": False, "DROPOUT": True, "SEE_SELF": False}
     result = compiled(KERNELS[kernel], constants, "fp16", 90, config.warps, config.stages)
     assert resources(result.asm["cubin"]) == (0, 0)

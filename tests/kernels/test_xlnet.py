@@ -16,7 +16,8 @@ from transformers import (
     XLNetModel,
 )
 
-from kernels.xlnet import fuse, is_fused, unfuse
+from kernels import dense
+from kernels.xlnet import freeze_positions, fuse, is_fused, unfuse
 
 BATCH, LENGTH, VOCABULARY = 4, 9, 50
 
@@ -98,7 +99,8 @@ def outputs_and_gradients(model: nn.Module, arguments: dict[str, Any]) -> dict[s
 
 @pytest.mark.parametrize("kind", [XLNetModel, XLNetForSequenceClassification, XLNetLMHeadModel])
 @pytest.mark.parametrize("case", CASES)
-def test_fused_equals_stock(case, kind):
+def test_fused_equals_stock(case, kind, monkeypatch):
+    monkeypatch.setattr(dense, "MIN_PRODUCTS", 0)  # as in models of the usual size
     configuration, arguments = CASES[case]
     model = make(kind, **configuration)
     want = outputs_and_gradients(model, arguments)
@@ -201,3 +203,49 @@ def test_misfits_are_named():
         model()
     with pytest.raises(ValueError, match=r"^input_mask: give either"):
         model(tokens(), attention_mask=padding(True), input_mask=padding(True))
+
+
+@pytest.mark.parametrize("case", ["bare", "memory", "clamp_len", "left padding", "permutation"])
+def test_frozen_positions_change_nothing(case):
+    configuration, arguments = CASES[case]
+    model = fuse(make(XLNetModel, **configuration))
+    if "mems" in arguments:
+        arguments = arguments | {"mems": memory(model), "use_mems": True}
+    with torch.no_grad():
+        want = model(tokens(), **arguments).last_hidden_state
+        freeze_positions(model, 2 * LENGTH)
+        layers = [layer.rel_attn for layer in model.layer]
+        assert all(layer.frozen_for(LENGTH, LENGTH + 5) is not None for layer in layers)
+        torch.testing.assert_close(model(tokens(), **arguments).last_hidden_state, want, rtol=0, atol=1e-6)
+        assert all(layer.frozen_for(LENGTH, 2 * LENGTH + 1) is None for layer in layers)
+
+
+def test_frozen_positions_are_set_aside_when_weights_or_mode_change():
+    model = freeze_positions(fuse(make(XLNetModel)), LENGTH)
+    layer = model.layer[0].rel_attn
+    assert layer.frozen_for(LENGTH, LENGTH) is None  # with gradients
+    with torch.no_grad():
+        assert layer.frozen_for(LENGTH, LENGTH) is not None
+        model.train()
+        assert layer.frozen_for(LENGTH, LENGTH) is None
+        model.eval()
+        before = model(tokens()).last_hidden_state
+        layer.r.mul_(2)
+        assert layer.frozen_for(LENGTH, LENGTH) is None
+        after = model(tokens()).last_hidden_state
+        assert not torch.allclose(before, after)
+        torch.testing.assert_close(unfuse(model)(tokens()).last_hidden_state, after, rtol=0, atol=1e-5)
+        freeze_positions(fuse(model), LENGTH)
+        model.double()
+        assert model.layer[1].rel_attn.frozen_for(LENGTH, LENGTH) is None
+    assert not hasattr(unfuse(model).layer[0].rel_attn, "frozen")
+
+
+@pytest.mark.parametrize(
+    "given", [{"attention_mask": torch.ones(1, 9)}, {"perm_mask": torch.zeros(1, 9, 9)}, {"input_ids": tokens(batch=2)}]
+)
+def test_packed_texts_take_no_padding_memory_or_permutation(given):
+    model = fuse(make(XLNetModel))
+    arguments = {"input_ids": tokens(batch=1)} | given
+    with torch.no_grad(), pytest.raises(ValueError, match=r"^cu_seq_lens_q: packed texts are a batch of one"):
+        model(**arguments, cu_seq_lens_q=torch.tensor([0, LENGTH]), max_length_q=LENGTH)

@@ -113,8 +113,10 @@ def test_outputs_that_are_no_numbers_are_never_served(bundle: Path) -> None:
     engine = Engine.load(bundle)
 
     class Broken:
-        def run(self, inputs):  # type: ignore[no-untyped-def]
-            return np.full((len(inputs["input_ids"]), 3), np.nan, np.float32)
+        engine, device = "onnx", "cpu"
+
+        def run(self, batch):  # type: ignore[no-untyped-def]
+            return np.full((len(batch), 3), np.nan, np.float32)
 
     engine.model = Broken()
     with pytest.raises(WorkFailedError, match="not finite"):

@@ -1,0 +1,110 @@
+"""The engine's model in PyTorch, from the weights inside a bundle: on CUDA where there is one, packed, in CUDA graphs.
+
+`--engine torch` is what runs the project's own attention kernels. It needs the `[train]` packages and a bundle that was
+exported with its weights.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from common.errors import InputError
+from common.machine import usable_cores
+from common.tokenization import Encoded, TextEncoder, pack
+from export.bundle import WEIGHTS_FILE, Bundle
+from kernels import packed_classifier
+from kernels.packed_classifier import PackedClassifier
+from serve.cuda_graphs import Classifier, GraphedClassifier, Shape
+
+_LOG = logging.getLogger("understudy.serve")
+
+transformers.utils.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+
+
+class TorchModel:
+    """A bundle's classifier in PyTorch.
+
+    Attributes:
+        device: 'cpu', or 'cuda' with the card's name.
+    """
+
+    engine = "torch"
+
+    def __init__(self, bundle: Bundle, encoder: TextEncoder, threads: int):
+        """Loads the weights; on CUDA where there is a GPU, else on the CPU.
+
+        Raises:
+            InputError: the bundle holds no weights, or they are not those of its config.
+        """
+        cuda = torch.cuda.is_available()
+        torch.set_num_threads(threads or usable_cores())
+        self.device = f"cuda ({torch.cuda.get_device_name()})" if cuda else "cpu"
+        self._device = torch.device("cuda" if cuda else "cpu")
+        self._encoder = encoder
+        self._segments = "token_type_ids" in bundle.manifest.inputs
+        model = _load(bundle).to(self._device)
+        self._packed: Classifier | None = None
+        self._padded: PreTrainedModel | None = None
+        if packed_classifier.takes(model):
+            longest = Shape.around(1, 1, encoder.max_length).max_length
+            self._packed = PackedClassifier(model, longest)
+            if cuda:
+                self._packed = GraphedClassifier(self._packed, self._device)
+        else:
+            _LOG.warning("%s: %s models are run padded, in plain PyTorch", bundle.path, model.config.model_type)
+            self._padded = model
+
+    def run(self, batch: Sequence[Encoded]) -> NDArray[np.float32]:
+        """Logits `[batch, labels]`."""
+        with torch.inference_mode():
+            logits = self._run_packed(batch) if self._packed is not None else self._run_padded(batch)
+            result: NDArray[np.float32] = logits.float().cpu().numpy()
+        return result
+
+    def _run_packed(self, batch: Sequence[Encoded]) -> Tensor:
+        assert self._packed is not None
+        packed = pack(batch)
+        types = self._tensor(packed.token_type_ids) if self._segments else None
+        return self._packed(self._tensor(packed.input_ids), types, self._tensor(packed.cu_seqlens), packed.max_length)
+
+    def _run_padded(self, batch: Sequence[Encoded]) -> Tensor:
+        assert self._padded is not None
+        padded = self._encoder.pad(batch)
+        names = ["input_ids", "attention_mask", *(["token_type_ids"] if self._segments else [])]
+        logits: Tensor = self._padded(**{name: self._tensor(padded[name]) for name in names}).logits
+        return logits
+
+    def _tensor(self, values: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(values).to(self._device)
+
+
+def _load(bundle: Bundle) -> PreTrainedModel:
+    if WEIGHTS_FILE not in bundle.manifest.files:
+        raise InputError(f"{bundle.path} holds no weights for the torch engine: export it again with --with-weights")
+    try:
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            bundle.path,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    except Exception as error:  # transformers raises many kinds for files that do not fit
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{bundle.path / WEIGHTS_FILE} cannot be loaded: {reason}") from None
+    lost = sorted(report["missing_keys"])
+    if lost:
+        raise InputError(f"{bundle.path / WEIGHTS_FILE} is not the whole model: it lacks {lost[0]}")
+    loaded: PreTrainedModel = model.eval()
+    return loaded
