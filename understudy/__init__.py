@@ -13,8 +13,11 @@ _HOMES = {
     "distill": "distill.distillation",
     "export": "export.exporting",
     "finetune": "distill.finetuning",
+    "fuse": "kernels.xlnet",
     "relative_attention": "kernels.relative_attention",
+    "relative_attention_packed": "kernels.relative_attention_packed",
     "score": "serve.score",
+    "unfuse": "kernels.xlnet",
 }
 __all__ = [*_HOMES]
 

@@ -67,6 +67,15 @@ def _xlnet_remark(result: Any) -> str:
     return ", ".join(f"{r['speed_up']['fused']:.2f}× stock at T={r['length']}, {r['dtype']}" for r in result["results"])
 
 
+def _engine_remark(result: Any) -> str:
+    largest = max(row["texts"] for row in result["rows"])
+    last = [row for row in result["rows"] if row["texts"] == largest]
+    told = ", ".join(
+        f"{row['family']} {row['layers']} layers {max(row['texts_per_s'].values()):,.0f}/s" for row in last[:4]
+    )
+    return f"{largest} texts: {told}; {sum(row['right'] for row in result['rows'])} of {len(result['rows'])} right"
+
+
 def _attention_remark(result: Any) -> str:
     known = [target["met"] for target in result["targets"] if target["met"] is not None]
     return f"{sum(known)} of {len(known)} targets met; {result['stopped'] or 'all cases measured'}"
@@ -76,7 +85,7 @@ def _attention_remark(result: Any) -> str:
 # time is left.
 PARTS = (
     Part(
-        "machine", (_PYTHON, "-m", "benchmarks.gpu.machine"), 40,
+        "machine", (_PYTHON, "-m", "benchmarks.gpu.machine"), 30,
         remark=_machine_remark, on_cpu=(),
     ),
     Part(
@@ -86,20 +95,24 @@ PARTS = (
         environment={"TRITON_INTERPRET": None, "PYTEST_ADDOPTS": None, "UNDERSTUDY_SOAK": "1"},
     ),
     Part(
-        "memcheck", _sanitizer("memcheck"), 70,
+        "memcheck", _sanitizer("memcheck"), 55,
         read=read_sanitizer, remark=lambda result: str(result["summary"]), environment=_UNCACHED,
     ),
     Part(
-        "racecheck", _sanitizer("racecheck"), 70,
+        "racecheck", _sanitizer("racecheck"), 55,
         read=read_sanitizer, remark=lambda result: str(result["summary"]), environment=_UNCACHED,
     ),
     Part(
-        "tiles", (_PYTHON, "-m", "benchmarks.gpu.tiles", "--output", "{output}", "--seconds", "{seconds}"), 80,
+        "tiles", (_PYTHON, "-m", "benchmarks.gpu.tiles", "--output", "{output}", "--seconds", "{seconds}"), 60,
         remark=_tiles_remark,
     ),
     Part(
         "xlnet", (_PYTHON, "-m", "benchmarks.xlnet", "--json", "--length", "128", "512"), 45,
         remark=_xlnet_remark, on_cpu=("--layers", "1", "--batch", "2", "--length", "16", "--rounds", "1"),
+    ),
+    Part(
+        "engine", (_PYTHON, "-m", "benchmarks.gpu.engine"), 45,
+        remark=_engine_remark, on_cpu=("--layers", "1", "--width", "48", "--texts", "1", "3"),
     ),
     Part(
         "attention",

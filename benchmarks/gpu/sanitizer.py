@@ -31,10 +31,13 @@ def main() -> None:
     a = arguments_of(problem)._replace(mask=mask, see_self=True)
     out, logsumexp = dispatch.forward(a)
     gradients = dispatch.backward(a, problem.upstream, out, logsumexp)
+    ends = torch.tensor([0, LENGTH - 33, LENGTH - 33, LENGTH], dtype=torch.int32, device="cuda")
+    row = a._replace(**{name: getattr(a, name)[:1] for name in ("q", "k", "v", "query_segments", "key_segments")})
+    packed = dispatch.forward_packed(row._replace(mask=None, see_self=False), ends, LENGTH)
     torch.cuda.synchronize()
     # Read on the host: a NaN would be what an unwritten element may look like.
-    finite = all(bool(tensor.isfinite().all()) for tensor in (out, *gradients))
-    print(f"ran forward and backward in {dtype}: {'finite' if finite else 'not finite'}")
+    finite = all(bool(tensor.isfinite().all()) for tensor in (out, *gradients, packed))
+    print(f"ran forward, backward and packed in {dtype}: {'finite' if finite else 'not finite'}")
     if not finite:
         sys.exit(1)
 

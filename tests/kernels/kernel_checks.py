@@ -43,7 +43,7 @@ CASES: dict[str, tuple[dict[str, Any], list[torch.dtype]]] = {
     "head size 64": ({"heads": 1, "qlen": 33, "d_head": 64}, [SINGLE, HALF]),
     "head size 128": ({"heads": 1, "qlen": 17, "d_head": 128}, [BRAIN]),
 }
-if os.environ.get("UNDERSTUDY_SOAK"):
+if os.environ.get("UNDERSTUDY_SOAK") or not INTERPRETED:
     CASES |= {f"length {n}": ({"qlen": n, "mask": "left", "see_self": True}, EVERY) for n in (63, 64, 128, 704)}
 
 
@@ -167,6 +167,36 @@ def test_packed_texts(positions, dtype, sizes, inputs_of):
         factor = 6 if INTERPRETED and dtype == BRAIN else 2
         error = float((got[:, :, start:stop].double() - exact).abs().max())
         assert error <= factor * float((plain - exact).abs().max()) + 1e-5
+
+
+@pytest.mark.skipif(INTERPRETED, reason="hours in the interpreter")
+@pytest.mark.parametrize("dtype", [HALF, BRAIN])
+def test_the_longest_texts(dtype, inputs_of):
+    a = arguments(inputs_of(batch=1, heads=1, qlen=8192, d_head=64, mask="left", dtype=dtype) | {"see_self": True})
+    grad = upstream(a)
+    assert_rule(fused(a, grad), outcome(a, grad), outcome(double(a), grad.double()))
+
+
+@pytest.mark.skipif(INTERPRETED, reason="needs 40 GiB")
+def test_offsets_beyond_32_bits():
+    batch, heads, length, d_head = 2049, 8, 2048, 64  # over 2³¹ elements a tensor
+    if torch.cuda.get_device_properties(0).total_memory < 60 << 30:
+        pytest.skip("the GPU has less than 60 GiB")
+    generator = torch.Generator("cuda").manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=HALF, device="cuda")
+
+    q, k, v = (normal(batch, heads, length, d_head) for _ in range(3))
+    a = Arguments(
+        **dict.fromkeys(Arguments._fields) | {"q": q, "k": k, "v": v, "r": normal(1, heads, 2 * length, d_head)}
+    )
+    a = a._replace(see_self=False, scale=d_head**-0.5, dropout=0.0)
+    out = triton_forward.forward(a)[0]
+    for item in (0, batch - 1):
+        alone = a._replace(**{name: getattr(a, name)[item : item + 1] for name in "qkv"})
+        error = float((out[item].double() - common(double(alone))[0]).abs().max())
+        assert error <= 2 * float((common(alone).double() - common(double(alone))).abs().max()) + 1e-5
 
 
 def test_a_query_that_sees_no_key(inputs_of):

@@ -83,6 +83,24 @@ def test_gradient_of_a_query_that_sees_no_key_is_that_of_an_additive_mask(inputs
         torch.testing.assert_close(got[name], want[name])
 
 
+def test_the_longest_texts(inputs_of):
+    inputs = inputs_of(batch=1, heads=1, qlen=8192, d_head=16, mask="left", dtype=torch.float32) | {"see_self": True}
+    got = relative_attention(**inputs)
+    exact = {n: x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x for n, x in inputs.items()}
+    for row in (0, 1, 4095, 8190, 8191):
+        # Row by row: the whole matrix of scores would take gigabytes in float64.
+        distance = row - torch.arange(8192)
+        scores = (exact["q"][0, :, row] + exact["content_bias"])[:, None] @ exact["k"][0].mT
+        turned = (exact["q"][0, :, row] + exact["position_bias"])[:, None]
+        scores = scores + turned @ exact["r"][:, 8192 - distance].mT
+        apart = (inputs["query_segments"][0, row] != inputs["key_segments"][0]).long()
+        segment = (exact["q"][0, :, row] + exact["segment_bias"])[:, None] @ exact["segment_embedding"][apart, 0].mT
+        scores = (scores + segment) * 16**-0.5
+        hidden = inputs["mask"][0] & (torch.arange(8192) != row)
+        want = scores.masked_fill(hidden, -torch.inf).softmax(-1) @ exact["v"][0]
+        torch.testing.assert_close(got[0, :, row].double(), want[:, 0], rtol=0, atol=1e-5)
+
+
 def test_result_does_not_depend_on_the_blocks(monkeypatch, inputs_of, gradients_of):
     inputs = inputs_of(qlen=50, klen=63, batch=4, groups=2, mask="keys", dtype=torch.float64) | {"see_self": True}
     whole = gradients_of(relative_attention, inputs)
