@@ -70,6 +70,8 @@ def _check(a: Arguments) -> None:
     if a.k.ndim != 4 or a.k.shape[:2] != a.q.shape[:2] or a.k.shape[3] != d_head:
         raise ValueError(f"k: expected [{batch}, {heads}, length, {d_head}] to fit q, got {_shape(a.k)}")
     _expect("v", a.v, a.k.shape)
+    if d_head == 0:
+        raise ValueError("q: heads of size 0 hold nothing to compare")
     klen = a.k.shape[2]
     if qlen == 0 or klen == 0:
         raise ValueError(f"{'q' if qlen == 0 else 'k'}: length 0 leaves nothing to attend")

@@ -55,18 +55,23 @@ def forward_packed(a: Arguments, cu_seqlens: Tensor, max_length: int) -> Tensor:
     """
     tokens, heads, d_head = a.q.shape[2], a.q.shape[1], a.q.shape[3]
     out = a.q.new_zeros(tokens, heads, d_head)
-    lengths = cu_seqlens.diff()
+    lengths = cu_seqlens.diff().clamp_max(max_length)
     order = lengths.argsort(descending=True)
     sizes = lengths[order].tolist()
     first = 0
     while first < len(sizes) and sizes[first] > 0:
         longest = sizes[first]
-        last = next((n for n in range(first, len(sizes)) if 2 * sizes[n] < longest or not sizes[n]), len(sizes))
+        last = next((n for n in range(first, len(sizes)) if 2 * sizes[n] < longest), len(sizes))
         group = order[first:last]
         inside = torch.arange(longest, device=out.device) < lengths[group, None]  # [texts, longest]
         places = (cu_seqlens[group, None] + torch.arange(longest, device=out.device)).clamp_max(tokens - 1)
+        q, k, v = (x[0].transpose(0, 1)[places] for x in (a.q, a.k, a.v))
+        # A weight of zero would still let another text's infinities through.
+        v = v.masked_fill(~inside[:, :, None, None], 0.0)
         part = a._replace(
-            **{name: getattr(a, name)[0].transpose(0, 1)[places].transpose(1, 2) for name in "qkv"},
+            q=q.transpose(1, 2),
+            k=k.transpose(1, 2),
+            v=v.transpose(1, 2),
             r=a.r[:, :, max_length - longest : max_length + longest] if a.r is not None else None,
             query_segments=a.query_segments[0, places] if a.query_segments is not None else None,
             key_segments=a.key_segments[0, places] if a.key_segments is not None else None,

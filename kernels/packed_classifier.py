@@ -25,15 +25,18 @@ FAMILIES = ("albert", "bert", "camembert", "distilbert", "electra", "roberta", "
 
 
 def takes(model: PreTrainedModel) -> bool:
-    """Whether the model can be run packed: its family, and for XLNet attention in both directions."""
+    """Whether it is a sequence classifier that can be run packed: by its family, with attention in both directions."""
     config = model.config
+    if not type(model).__name__.endswith("ForSequenceClassification") or getattr(config, "is_decoder", False):
+        return False
     if config.model_type == "xlnet" and (config.attn_type != "bi" or config.bi_data or config.summary_type != "last"):
         return False
     return config.model_type in FAMILIES
 
 
 class PackedClassifier(nn.Module):
-    """A sequence classifier over packed texts, for inference. It takes the model over: use it through here only.
+    """A sequence classifier over packed texts, for inference. It takes the model and its config over: use both through
+    here only.
 
     Args:
         model: a classifier of one of `FAMILIES`, on the device and in the dtype that it will run in.
@@ -44,15 +47,18 @@ class PackedClassifier(nn.Module):
         super().__init__()
         if not takes(model):
             raise ValueError(f"model: this {type(model).__name__} cannot be run packed")
+        if getattr(model.base_model, "chooses_positions", False):
+            raise ValueError("model: it belongs to a PackedClassifier already")
         self.model = use_dense(model.eval())
         self.reads_last = model.config.model_type == "xlnet"
         if self.reads_last:
-            model.config.use_mems_eval = False
+            model.config.use_mems_eval = model.config.output_attentions = False
             freeze_positions(fuse(model), max_length)
         else:
             model.set_attn_implementation(ATTENTION)
         # Of the encoder's many positions the head is to see one a text, as if that were the whole text.
         model.base_model.register_forward_hook(self._choose, with_kwargs=True)
+        model.base_model.chooses_positions = True
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None, cu_seqlens: Tensor, max_length: int) -> Tensor:
         """Logits `[texts, labels]`; what an empty text gets means nothing.
@@ -75,7 +81,7 @@ class PackedClassifier(nn.Module):
         """Each token's position in its text, `[tokens]`, as the family counts."""
         places = torch.arange(input_ids.shape[0], device=input_ids.device)
         text = torch.searchsorted(cu_seqlens[1:].contiguous(), places.to(cu_seqlens.dtype), right=True)
-        starts = cu_seqlens[text.clamp_max(cu_seqlens.shape[0] - 2)]
+        starts = cu_seqlens[text]
         padding = getattr(getattr(self.model.base_model, "embeddings", None), "padding_idx", None)
         if padding is None:
             counted = places - starts

@@ -35,10 +35,11 @@ def relative_attention_packed(
         q: `[tokens, heads, d_head]`, float32, float16, bfloat16 or float64; every other float tensor likewise.
         k: `[tokens, heads, d_head]`.
         v: `[tokens, heads, d_head]`.
-        cu_seqlens: int32 or int64 `[texts + 1]`: text n is the rows cu_seqlens[n] to cu_seqlens[n + 1] − 1. A text may
-            be empty, and rows may be left over behind the last one.
-        max_length: of the longest text, or more. On CUDA the values of `cu_seqlens` are not looked at (that would wait
-            for the GPU): what a longer text has beyond it comes out as zeros there.
+        cu_seqlens: int32 or int64 `[texts + 1]`, from 0 on: text n is the rows cu_seqlens[n] to cu_seqlens[n + 1] − 1.
+            A text may be empty, and rows may be left over behind the last one. On CUDA its values are not looked at,
+            since that would wait for the GPU: there a text beyond the last token reads foreign memory, and a longer
+            one than `max_length` ends at it.
+        max_length: of the longest text, or more.
         r: projected positions, `[heads, 2 · max_length, d_head]`: row p stands for the relative position (query's minus
             key's) max_length − p.
         content_bias: u of the formula in `relative_attention`, `[heads, d_head]`; None counts as zero.
@@ -141,10 +142,10 @@ def _check_lengths(cu_seqlens: Tensor, max_length: int, q: Tensor) -> None:
         raise ValueError(f"cu_seqlens: on {cu_seqlens.device}, but q is on {q.device}")
     if isinstance(max_length, bool) or not isinstance(max_length, int | torch.SymInt) or max_length < 1:
         raise ValueError(f"max_length: expected a whole number above 0, got {max_length!r}")
-    if cu_seqlens.device.type != "cpu" or torch.compiler.is_compiling():
+    if cu_seqlens.device.type != "cpu" or type(cu_seqlens) is not Tensor or torch.compiler.is_compiling():
         return
     lengths = cu_seqlens.diff()
-    if bool((lengths < 0).any()) or int(cu_seqlens[0]) < 0 or int(cu_seqlens[-1]) > q.shape[0]:
+    if bool((lengths < 0).any()) or int(cu_seqlens[0]) != 0 or int(cu_seqlens[-1]) > q.shape[0]:
         raise ValueError(f"cu_seqlens: expected rising positions from 0 to at most {q.shape[0]} tokens")
     if lengths.numel() and int(lengths.max()) > max_length:
         raise ValueError(f"max_length: {max_length} is below the longest text, {int(lengths.max())}")

@@ -74,13 +74,13 @@ def forward_kernel(
     stream = tl.program_id(1).to(tl.int64)
     item = stream // heads
     head = stream % heads
-    reach = qlen  # the row of r that stands for the distance qlen − klen of query 0 and key 0
+    reach = qlen  # the row of r that query 0 and key 0 meet at, whose distance is klen − qlen
     positions = qlen + klen
     prepared = stream * qlen  # this item's and head's first row in the prepared queries
     if cu_seqlens is not None:
         start = tl.load(cu_seqlens + item).to(tl.int64)
         prepared = head * qlen + start
-        qlen = (tl.load(cu_seqlens + item + 1) - start).to(tl.int32)
+        qlen = tl.minimum((tl.load(cu_seqlens + item + 1) - start).to(tl.int32), max_length)
         klen = tl.where(i0 < qlen, qlen, 0)  # a tile below the text's end has nothing to walk over
         reach = max_length
         positions = 2 * max_length

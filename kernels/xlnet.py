@@ -15,7 +15,8 @@ from kernels.xlnet_modules import FusedRelativeAttention, FusedXLNetModel
 def fuse(model: nn.Module) -> nn.Module:
     """Make an XLNet use `relative_attention`, in place; a model already fused stays as it is.
 
-    `output_attentions=True` still works, through the stock layers, since the op never holds the probabilities.
+    `output_attentions=True` still works, through the stock layers, since the op never holds the probabilities. Quantize
+    a model that is not fused: its dense layers have a class of their own meanwhile (`kernels.dense`).
 
     Args:
         model: transformers' XLNetModel or any model with one inside (XLNetForSequenceClassification,
@@ -52,11 +53,11 @@ def is_fused(model: nn.Module) -> bool:
 
 
 def freeze_positions(model: nn.Module, length: int) -> nn.Module:
-    """Project the relative positions of a fused XLNet once, for inference: they depend on its weights alone.
+    """Project the relative positions of a fused XLNet once, for inference: they depend on its weights and clamp_len.
 
-    What is kept serves every text up to `length` tokens, memory included, and is used in evaluation mode without
-    gradients as long as the weights are those that it was made from. A change that PyTorch's version counters do not
-    see (through `.data`) needs a new call.
+    What is kept serves every text up to `length` tokens, memory included, without gradients and until the model is
+    trained, or its weights changed as PyTorch's version counters see it. Not with `bi_data`, nor for weights made in
+    inference mode.
 
     Args:
         model: fused, on the device and in the dtype that it will run in.
@@ -64,9 +65,18 @@ def freeze_positions(model: nn.Module, length: int) -> nn.Module:
 
     Returns:
         The model itself.
+
+    Raises:
+        TypeError: there is no fused XLNet in `model`.
+        ValueError: a length below 1.
     """
-    for module in model.modules():
-        if isinstance(module, FusedXLNetModel) and not module.bi_data:
+    fused = [module for module in model.modules() if isinstance(module, FusedXLNetModel)]
+    if not fused:
+        raise TypeError(f"model: expected a fused XLNet, got {type(model).__name__}; call fuse first")
+    if length < 1:
+        raise ValueError(f"length: expected at least 1, got {length}")
+    for module in fused:
+        if not module.bi_data:
             sinusoids = module.relative_positions(length, length, 1)
             for layer in module.layer:
                 layer.rel_attn.freeze_positions(sinusoids)

@@ -7,7 +7,7 @@ leaves it a trace.
 """
 
 import logging
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -28,10 +28,19 @@ class Packing(NamedTuple):
 
 
 class FrozenPositions(NamedTuple):
-    """Projected positions of a layer, `[heads, 2 · length, d_head]`, and version and address of the weights then."""
+    """Projected positions of a layer, `[heads, 2 · length, d_head]`, and the weights that made them, as they were then.
+
+    A conversion to another dtype or device puts other numbers into the same parameter, at another address.
+    """
 
     projected: Tensor
-    made_from: tuple[int, int]
+    weight: Tensor
+    version: int
+    address: int
+
+    def made_from(self, weight: Tensor) -> bool:
+        """Whether these are the positions of `weight` as it is now."""
+        return weight is self.weight and (weight._version, weight.data_ptr()) == (self.version, self.address)
 
 
 class FusedRelativeAttention(XLNetRelativeAttention):
@@ -40,10 +49,18 @@ class FusedRelativeAttention(XLNetRelativeAttention):
     frozen: FrozenPositions | None = None
 
     def freeze_positions(self, sinusoids: Tensor) -> None:
-        """Keep the projection of `sinusoids`, `[2 · length, 1, d_model]`."""
-        with torch.no_grad():
+        """Keep the projection of `sinusoids`, `[2 · length, 1, d_model]`, unless the weights count no versions."""
+        if self.r.is_inference():
+            return
+        with torch.no_grad(), torch.autocast(self.r.device.type, enabled=False):
             projected = self._project(sinusoids.to(self.r.dtype), self.r)[0].contiguous()
-        self.frozen = FrozenPositions(projected, self._weights_state())
+        self.frozen = FrozenPositions(projected, self.r, self.r._version, self.r.data_ptr())
+
+    def train(self, mode: bool = True) -> Self:
+        """As in PyTorch; training makes frozen positions stale, also with optimizers that count no versions."""
+        if mode:
+            self.frozen = None
+        return super().train(mode)
 
     def forward(
         self,
@@ -115,17 +132,13 @@ class FusedRelativeAttention(XLNetRelativeAttention):
             named |= {"segment_bias": self.r_s_bias, "segment_embedding": self.seg_embed}
         return {name: value.to(dtype) for name, value in named.items()}
 
-    def _weights_state(self) -> tuple[int, int]:
-        # Tensors made in inference mode cannot change under autograd's eyes and count no versions.
-        return (0 if self.r.is_inference() else self.r._version), self.r.data_ptr()
-
     def frozen_for(self, qlen: int, klen: int) -> Tensor | None:
         """Frozen positions of these lengths, `[1, heads, qlen + klen, d_head]`; None where they may not stand in."""
         frozen = self.frozen
-        if frozen is None or self.training or torch.is_grad_enabled():
+        if frozen is None or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return None
         length = frozen.projected.shape[1] // 2
-        if max(qlen, klen) > length or frozen.made_from != self._weights_state():
+        if max(qlen, klen) > length or not frozen.made_from(self.r):
             return None
         return frozen.projected[None, :, length - klen : length + qlen]
 
@@ -162,6 +175,8 @@ class FusedXLNetModel(XLNetModel):
         """XLNetModel's arguments and results, all of them; see there."""
         config = self.config
         if config.output_attentions if output_attentions is None else output_attentions:
+            if kwargs.get("cu_seq_lens_q") is not None:
+                raise ValueError("output_attentions: packed texts run on the op, which holds no probabilities")
             logger.info("output_attentions: the stock attention runs, because the op holds no probabilities")
             return super().forward(
                 input_ids, attention_mask, mems, perm_mask, target_mapping, token_type_ids, input_mask, inputs_embeds,
@@ -246,6 +261,8 @@ class FusedXLNetModel(XLNetModel):
                 "cu_seq_lens_q: packed texts are a batch of one, without padding, memory, perm_mask, target_mapping, "
                 "bi_data or causal attention"
             )
+        if options.get("max_length_q") is None:
+            raise ValueError("max_length_q: needed with cu_seq_lens_q, the length of the longest text")
         return Packing(options["cu_seq_lens_q"], options["max_length_q"])
 
     def _mask(self, padding: Tensor | None, perm_mask: Tensor | None, qlen: int, mlen: int) -> Tensor | None:

@@ -7,8 +7,12 @@ exported with its weights.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from typing import Any
+
+# As the command has it, for callers of the library; without effect where PyTorch is loaded already.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import torch

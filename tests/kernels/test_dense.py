@@ -65,6 +65,65 @@ def test_any_layout_of_the_operands(monkeypatch):
 
 
 @needs_onednn
+def test_a_bias_with_gaps_and_one_that_is_broadcast(monkeypatch):
+    monkeypatch.setattr(dense, "MIN_PRODUCTS", 0)
+    x, weight = make(40, 24), make(16, 24, seed=1)
+    for bias in (make(16, 2)[:, 0], torch.ones(1).expand(16), torch.tensor(2.0), make(1), make(1, 16)):
+        torch.testing.assert_close(linear(x, weight, bias), nn.functional.linear(x, weight, bias))
+
+
+def test_sizes_that_do_not_fit_are_told_as_by_pytorch():
+    for weight, bias in ((make(128, 99), None), (make(128, 128), make(99)), (make(2, 128, 128), None)):
+        with pytest.raises(RuntimeError) as ours:
+            linear(make(400, 128), weight, bias)
+        with pytest.raises(RuntimeError) as theirs:
+            nn.functional.linear(make(400, 128), weight, bias)
+        assert str(ours.value) == str(theirs.value)
+
+
+@needs_onednn
+def test_only_a_few_sizes_are_ever_compiled(monkeypatch):
+    sizes = set()
+    product = torch.ops.mkldnn._linear_pointwise
+
+    def noted(x, weight, *rest):
+        sizes.add((*x.shape, weight.shape[0]))
+        return product(x, weight, *rest)
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", noted)
+    monkeypatch.setattr(dense, "MIN_PRODUCTS", 0)
+    weight = make(32, 64, seed=1).requires_grad_()
+    for rows in range(1, 200):
+        x = make(rows, 64)
+        (got,) = torch.autograd.grad(linear(x, weight).sum(), weight)
+        torch.testing.assert_close(got, x.sum(0).expand(32, 64), rtol=1e-4, atol=1e-4)
+    assert len(sizes) == 8
+
+
+@needs_onednn
+def test_what_is_frozen_is_not_kept_for_the_gradient(monkeypatch):
+    monkeypatch.setattr(dense, "MIN_PRODUCTS", 0)
+    kept = []
+    x, weight = make(64, 64).requires_grad_(), make(64, 64, seed=1)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
+        linear(x, weight, make(64)).sum().backward()
+    assert len(kept) == 1
+    torch.testing.assert_close(x.grad, weight.sum(0).expand(64, 64), rtol=1e-4, atol=1e-4)
+
+
+@needs_onednn
+def test_tracers_and_forward_derivatives_see_pytorchs_own(monkeypatch):
+    monkeypatch.setattr(dense, "MIN_PRODUCTS", 0)
+    layer, x = use_dense(nn.Sequential(nn.Linear(64, 64))), make(64, 64)
+    traced = torch.jit.trace(layer, x)
+    torch.testing.assert_close(traced(x[:5]), layer(x[:5]))
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, torch.ones_like(x))
+        tangent = torch.autograd.forward_ad.unpack_dual(layer(dual)).tangent
+    torch.testing.assert_close(tangent, torch.ones_like(x) @ layer[0].weight.T, rtol=1e-4, atol=1e-4)
+
+
+@needs_onednn
 def test_the_gradient_can_be_differentiated_again(monkeypatch):
     monkeypatch.setattr(dense, "MIN_PRODUCTS", 0)
     x, weight = make(5, 4).requires_grad_(), make(3, 4, seed=1).requires_grad_()

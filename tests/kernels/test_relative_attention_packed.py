@@ -75,6 +75,17 @@ def test_low_precision_is_as_good_as_its_type(dtype, reference, inputs_of):
     assert (got - want).abs().max() <= 2 * (plain - want).abs().max() + 1e-5
 
 
+def test_one_texts_infinities_are_its_own(inputs_of):
+    given = packed_inputs(inputs_of, [4, 5, 3], rest=2, dtype=torch.float32)
+    want = relative_attention_packed(**given)
+    given["v"][5] = torch.inf
+    given["k"][6] = given["v"][12:] = torch.nan
+    got = relative_attention_packed(**given)
+    assert got[4:9].isnan().all()
+    for rows in (slice(0, 4), slice(9, 14)):
+        assert torch.equal(got[rows], want[rows])
+
+
 def test_no_text_at_all(inputs_of):
     given = packed_inputs(inputs_of, [0, 0], rest=3, longest=1)
     assert not relative_attention_packed(**given).any()
@@ -122,6 +133,7 @@ def test_opcheck_and_export(inputs_of):
         ({"cu_seqlens": torch.tensor([0, 4, 10])}, ValueError, "cu_seqlens: expected rising positions"),
         ({"cu_seqlens": torch.tensor([0, 4, 3])}, ValueError, "cu_seqlens: expected rising positions"),
         ({"cu_seqlens": torch.tensor([-1, 3])}, ValueError, "cu_seqlens: expected rising positions"),
+        ({"cu_seqlens": torch.tensor([2, 4])}, ValueError, "cu_seqlens: expected rising positions from 0"),
         ({"cu_seqlens": torch.tensor([0, 5])}, ValueError, "max_length: 4 is below the longest text, 5"),
         ({"max_length": 0, "r": None, "position_bias": None}, ValueError, "max_length: expected"),
         ({"max_length": True, "r": None, "position_bias": None}, ValueError, "max_length: expected"),

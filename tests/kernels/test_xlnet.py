@@ -241,6 +241,31 @@ def test_frozen_positions_are_set_aside_when_weights_or_mode_change():
     assert not hasattr(unfuse(model).layer[0].rel_attn, "frozen")
 
 
+def test_frozen_positions_need_a_fused_model_whose_weights_count_versions():
+    with pytest.raises(TypeError, match=r"^model: expected a fused XLNet, got XLNetModel"):
+        freeze_positions(make(XLNetModel), LENGTH)
+    with pytest.raises(ValueError, match=r"^length: expected at least 1"):
+        freeze_positions(fuse(make(XLNetModel)), 0)
+    with torch.inference_mode():
+        model = freeze_positions(fuse(make(XLNetModel)), LENGTH)
+        assert model.layer[0].rel_attn.frozen is None
+    reversed_half = freeze_positions(fuse(make(XLNetModel, bi_data=True)), LENGTH)
+    assert reversed_half.layer[0].rel_attn.frozen is None
+
+
+def test_frozen_positions_leave_no_trace_in_what_is_exported():
+    model = freeze_positions(fuse(make(XLNetModel)), LENGTH)
+    with torch.no_grad():
+        program = torch.export.export(model, (tokens(),))
+        torch.testing.assert_close(program.module()(tokens())[0], model(tokens())[0], rtol=0, atol=1e-5)
+
+
+def test_dense_layers_change_with_the_model():
+    model = make()
+    assert type(fuse(model).logits_proj) is dense.Linear
+    assert type(unfuse(model).logits_proj) is nn.Linear
+
+
 @pytest.mark.parametrize(
     "given", [{"attention_mask": torch.ones(1, 9)}, {"perm_mask": torch.zeros(1, 9, 9)}, {"input_ids": tokens(batch=2)}]
 )
@@ -249,3 +274,15 @@ def test_packed_texts_take_no_padding_memory_or_permutation(given):
     arguments = {"input_ids": tokens(batch=1)} | given
     with torch.no_grad(), pytest.raises(ValueError, match=r"^cu_seq_lens_q: packed texts are a batch of one"):
         model(**arguments, cu_seq_lens_q=torch.tensor([0, LENGTH]), max_length_q=LENGTH)
+
+
+@pytest.mark.parametrize("configuration", [{"attn_type": "uni"}, {"bi_data": True}])
+def test_packed_texts_look_in_both_directions(configuration):
+    model = fuse(make(XLNetModel, **configuration))
+    with torch.no_grad(), pytest.raises(ValueError, match=r"^cu_seq_lens_q: packed texts are a batch of one"):
+        model(tokens(batch=1), cu_seq_lens_q=torch.tensor([0, LENGTH]), max_length_q=LENGTH)
+
+
+def test_packed_texts_need_their_greatest_length():
+    with torch.no_grad(), pytest.raises(ValueError, match=r"^max_length_q: needed"):
+        fuse(make(XLNetModel))(tokens(batch=1), cu_seq_lens_q=torch.tensor([0, LENGTH]))
