@@ -16,6 +16,7 @@ from common.labels import Task
 from common.progress import say
 from common.tokenization import TextEncoder, max_positions
 from distill.sources import Source, first_line
+from kernels.dense import use_dense
 from kernels.xlnet import fuse
 
 transformers.utils.logging.set_verbosity_error()
@@ -230,11 +231,12 @@ def _check_encoder(source: Source, model: PreTrainedModel, fresh: frozenset[str]
 
 
 def _prepared(model: PreTrainedModel) -> PreTrainedModel:
-    """An XLNet on the project's own attention, without the memory that only longer documents need."""
+    """Dense layers by the faster product; an XLNet on the project's own attention, without the memory that only longer
+    documents need."""
     if model.config.model_type == "xlnet":
         model.config.use_mems_eval = model.config.use_mems_train = False
         fuse(model)
-    return model
+    return use_dense(model)
 
 
 def _with_labels_of(config: Any, other: Any) -> Any:

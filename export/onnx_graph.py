@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from common.errors import WorkFailedError
+from export.exported_form import exported_form
+from export.graph_passes import improve
 from kernels.onnx_translation import TRANSLATIONS
 
 OPSET = 20
@@ -42,7 +44,7 @@ def export_graph(model: PreTrainedModel, names: tuple[str, ...], path: Path) -> 
     example = tuple(_example(name) for name in names)
     batch, length = torch.export.Dim("batch_size"), torch.export.Dim("sequence_length")
     try:
-        with _quiet(), torch.inference_mode():
+        with _quiet(), torch.inference_mode(), exported_form(model):
             program = torch.onnx.export(
                 _Logits(model, names),
                 example,
@@ -55,6 +57,7 @@ def export_graph(model: PreTrainedModel, names: tuple[str, ...], path: Path) -> 
                 verbose=False,
             )
             assert program is not None
+            improve(program.model)
             program.save(str(path))
         onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:  # the exporter's failures share no base class

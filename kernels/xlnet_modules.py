@@ -154,7 +154,15 @@ class FusedRelativeAttention(XLNetRelativeAttention):
 
 
 class FusedXLNetModel(XLNetModel):
-    """XLNetModel with masks, segments and positions in the form the op takes, none of them larger than it need be."""
+    """XLNetModel with masks, segments and positions in the form the op takes, none of them larger than it need be.
+
+    Attributes:
+        last_only: whether the last layer is computed for the last position alone, which is all that a classifier's head
+            reads; `last_hidden_state` then is `[batch, 1, d_model]`. Not with two streams, packed texts, memory to keep
+            or hidden states to return.
+    """
+
+    last_only = False
 
     def forward(
         self,
@@ -214,12 +222,16 @@ class FusedXLNetModel(XLNetModel):
             target_mapping = target_mapping.permute(1, 2, 0)
             g = self.dropout(self.mask_emb.expand(target_mapping.shape[0], batch, -1))
 
+        last_only = self.last_only and g is None and packing is None and not use_mems and not keep_hidden
         new_mems: list[Tensor] = []
         hidden: list[Tensor] = []
         for layer, memory in zip(self.layer, memories, strict=True):
             if use_mems:
                 new_mems.append(self.cache_mem(h, memory))
             hidden += [h] if g is None else [h, g]
+            if last_only and layer is self.layer[-1]:
+                h = self._at_last_position(layer, h, memory, mask, positions, segments)
+                break
             h, g = layer(h, g, mask, mask, positions, segments, mems=memory, target_mapping=target_mapping)[:2]
         hidden += [h] if g is None else [h, g]
 
@@ -251,6 +263,21 @@ class FusedXLNetModel(XLNetModel):
         exponent = torch.arange(0, self.d_model, 2.0, device=self.device) / self.d_model
         angle = position[..., None].float() * (1 / torch.pow(10000, exponent))
         return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+    def _at_last_position(
+        self, layer: nn.Module, h: Tensor, memory: Tensor | None, mask: Tensor | None, positions: Tensor | None,
+        segments: tuple[Tensor, Tensor] | None,
+    ) -> Tensor:  # fmt: skip
+        """A layer's output for the last query, `[1, batch, d_model]`: to it, all tokens before are memory."""
+        before = h[:-1] if memory is None else torch.cat([memory, h[:-1]])
+        if mask is not None and mask.ndim == 3:
+            mask = mask[:, -1:]
+        if segments is not None:
+            segments = segments[0][:, -1:], segments[1]
+        if positions is not None:
+            positions = positions[: before.shape[0] + 2]  # the distances from all tokens to none
+        output: Tensor = layer(h[-1:], None, mask, None, positions, segments, mems=before)[0]
+        return output
 
     def _packing(self, options: dict[str, Any], batch: int, *others: Any) -> Packing | None:
         """The texts' places where `cu_seq_lens_q` and `max_length_q`, transformers' names for them, are given."""

@@ -286,3 +286,42 @@ def test_packed_texts_look_in_both_directions(configuration):
 def test_packed_texts_need_their_greatest_length():
     with torch.no_grad(), pytest.raises(ValueError, match=r"^max_length_q: needed"):
         fuse(make(XLNetModel))(tokens(batch=1), cu_seq_lens_q=torch.tensor([0, LENGTH]))
+
+
+@pytest.mark.parametrize(
+    "case", ["bare", "segments", "left padding", "clamp_len", "bi_data", "memory", "causal", "causal with memory"]
+)
+def test_the_last_position_alone_is_the_last_of_all(case):
+    configuration, arguments = CASES[case]
+    model = fuse(make(**configuration))
+    if "mems" in arguments:
+        arguments = arguments | {"mems": memory(model)}
+    for length in (LENGTH, 1):
+        given = {n: x[:, -length:] if isinstance(x, Tensor) else x for n, x in arguments.items()} | {"use_mems": False}
+        model.transformer.last_only = False
+        want, gradients = model(tokens(length), **given).logits, {}
+        want.sum().backward()
+        gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+        model.zero_grad()
+        model.transformer.last_only = True
+        assert model.transformer(tokens(length), **given).last_hidden_state.shape[1] == 1
+        got = model(tokens(length), **given).logits
+        torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
+        got.sum().backward()
+        for name, parameter in model.named_parameters():
+            if name in gradients:
+                torch.testing.assert_close(
+                    parameter.grad, gradients[name], rtol=0, atol=1e-5 * max(1, float(gradients[name].abs().max()))
+                )
+        model.zero_grad()
+
+
+def test_all_positions_are_computed_where_more_than_the_last_is_asked_for():
+    model = fuse(make(XLNetModel, mem_len=6))
+    model.last_only = True
+    assert model(tokens(), output_hidden_states=True, use_mems=False).last_hidden_state.shape[1] == LENGTH
+    assert model(tokens(), use_mems=True).last_hidden_state.shape[1] == LENGTH
+    assert model(tokens(), use_mems=False, **permutation()).last_hidden_state.shape[1] == 4
+    with torch.no_grad():
+        packed = model(tokens(batch=1), cu_seq_lens_q=torch.tensor([0, 4, LENGTH]), max_length_q=5)
+    assert packed.last_hidden_state.shape[1] == LENGTH

@@ -1,0 +1,71 @@
+"""A classifier in the form that exports best: attention as one operator, XLNet's last layer for its last position only.
+
+Transformers' own attention comes out of the exporter as a dozen operators that no optimizer recognises. Here each call
+becomes `com.microsoft::MultiHeadAttention`, which splits the heads itself and knows padding.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.masking_utils import AttentionMaskInterface
+from transformers.modeling_utils import AttentionInterface
+
+from kernels.xlnet import is_fused
+
+ATTENTION = "understudy_onnx"
+# What the operator puts in a padded key's place. It swallows every true score.
+_HIDDEN = -1e30
+
+
+@contextlib.contextmanager
+def exported_form(model: PreTrainedModel) -> Iterator[None]:
+    """Inside, the model is in that form, as far as its family can be."""
+    if is_fused(model):
+        model.base_model.last_only = True
+        try:
+            yield
+        finally:
+            model.base_model.last_only = False
+        return
+    if not getattr(model, "_supports_attention_backend", False):
+        yield
+        return
+    usual = model.config._attn_implementation
+    model.set_attn_implementation(ATTENTION)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(usual)
+
+
+def _attention(
+    _module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, *, scaling: float | None = None,
+    **_options: Any,
+) -> tuple[Tensor, None]:  # fmt: skip
+    """Attention as transformers calls it: `[batch, heads, length, d_head]` each and a mask `[batch, length]`, True
+    where a key is visible, to `[batch, length, heads, d_head]`."""
+    heads, d_head = query.shape[1], query.shape[3]
+    q, k, v = (x.transpose(1, 2).flatten(2) for x in (query, key, value))
+    out: Tensor = torch.onnx.ops.symbolic(
+        "com.microsoft::MultiHeadAttention",
+        (q, k, v, None, mask.to(torch.int32)),
+        {"num_heads": heads, "scale": d_head**-0.5 if scaling is None else scaling, "mask_filter_value": _HIDDEN},
+        dtype=query.dtype,
+        shape=q.shape,
+        version=1,
+    )
+    return out.unflatten(2, (heads, value.shape[3])), None
+
+
+def _mask(*_arguments: Any, attention_mask: Tensor, **_options: Any) -> Tensor:
+    return attention_mask
+
+
+AttentionInterface.register(ATTENTION, _attention)
+AttentionMaskInterface.register(ATTENTION, _mask)
