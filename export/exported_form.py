@@ -33,7 +33,8 @@ def exported_form(model: PreTrainedModel) -> Iterator[None]:
         finally:
             model.base_model.last_only = False
         return
-    if not getattr(model, "_supports_attention_backend", False):
+    # The operator knows padding and nothing else, so that a decoder's order would be lost.
+    if not getattr(model, "_supports_attention_backend", False) or getattr(model.config, "is_decoder", False):
         yield
         return
     usual = model.config._attn_implementation

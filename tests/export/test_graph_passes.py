@@ -9,10 +9,13 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
+import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from transformers import BertConfig, BertForSequenceClassification
 
 from export.graph_passes import improve
+from export.onnx_graph import export_graph
 from tests.conftest import INTENTS, export_bundle
 
 WIDTH = 6
@@ -144,6 +147,22 @@ def test_exported_classifiers_attend_by_one_operator_and_end_at_one_position(fam
         assert makers[query].op_type in ("MatMul", "Add")
         query = next(name for name in makers[query].input if name in makers)
     assert makers[query].input[1] == "head_position"
+
+
+def test_a_decoder_keeps_its_order(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    config = BertConfig(vocab_size=90, is_decoder=True, initializer_range=0.3, **sizes)
+    model = BertForSequenceClassification(config).eval()
+    export_graph(model, ("input_ids", "attention_mask"), tmp_path / "model.onnx")
+    ids = torch.randint(5, 90, (2, 9))
+    mask = torch.ones_like(ids)
+    mask[0, 5:] = 0
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    (got,) = session.run(["logits"], {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})
+    with torch.inference_mode():
+        want = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.numpy()
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-4)
 
 
 def test_an_exported_xlnet_computes_its_last_layer_for_one_query(tmp_path: Path) -> None:

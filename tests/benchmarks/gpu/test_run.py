@@ -208,7 +208,8 @@ def test_the_command_without_a_gpu(tmp_path: Path) -> None:
 def test_it_needs_nothing_that_only_serving_has() -> None:
     code = (
         "import sys; sys.modules.update(dict.fromkeys(['fastapi', 'uvicorn', 'fastapi_swagger', 'orjson', 'typer'])); "
-        "import benchmarks.gpu.run, benchmarks.gpu.tiles, benchmarks.gpu.sanitizer, benchmarks.gpu.machine"
+        "import benchmarks.gpu.run, benchmarks.gpu.tiles, benchmarks.gpu.sanitizer, benchmarks.gpu.machine, "
+        "benchmarks.gpu.engine, benchmarks.relative_attention, benchmarks.xlnet"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
