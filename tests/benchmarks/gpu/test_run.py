@@ -305,4 +305,4 @@ def test_make_gpu_runs_it_without_an_environment() -> None:
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHON", "OUT", "MAKEFLAGS")}
     command = ["make", "-n", "gpu", "OUT=some/where"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, check=True)
-    assert done.stdout.splitlines()[-1] == "python3 -m benchmarks.gpu.run --output some/where"
+    assert "python3 -m benchmarks.gpu.run --output some/where" in done.stdout.splitlines()
