@@ -26,7 +26,7 @@ from distill.models import (
 )
 from distill.record import read_record
 from distill.sources import Source, find_model
-from export.bundle import MODEL_FILE, Manifest
+from export.bundle import MODEL_FILE, WEIGHTS_FILE, Manifest
 from export.card import write_card
 from export.onnx_graph import OPSET, export_graph
 from export.verification import verify
@@ -75,6 +75,8 @@ def export(
         config.architectures = [type(model).__name__]
         if with_weights:
             model.save_pretrained(staging)
+            # safetensors lets only its owner read the file; whoever serves the bundle may be another user.
+            (staging / WEIGHTS_FILE).chmod((staging / MODEL_FILE).stat().st_mode)
         config.save_pretrained(staging)
         weights = staging if with_weights else None
         verification = verify(model, staging / MODEL_FILE, names, encoder, examples, task, seed, weights)

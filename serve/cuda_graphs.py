@@ -7,6 +7,7 @@ tokens behind the last text and empty texts, costs little and is cut off the ans
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+_LOG = logging.getLogger("understudy.serve")
 
 Classifier = Callable[[Tensor, Tensor | None, Tensor, int], Tensor]
 # Records what a function of no arguments does on the GPU and returns a function that repeats it.
@@ -52,6 +55,7 @@ class GraphedClassifier:
         self._record = record or CudaRecorder()
         self._graphs: OrderedDict[Shape, _Graph] = OrderedDict()
         self._seen: set[Shape] = set()
+        self._refused: set[Shape] = set()
 
     def __call__(self, input_ids: Tensor, token_type_ids: Tensor | None, cu_seqlens: Tensor, max_length: int) -> Tensor:
         """As `PackedClassifier.forward`."""
@@ -62,9 +66,16 @@ class GraphedClassifier:
             if shape not in self._seen:
                 self._seen.add(shape)
                 return self._classifier(input_ids, token_type_ids, cu_seqlens, max_length)
+            if shape in self._refused:
+                return self._classifier(input_ids, token_type_ids, cu_seqlens, max_length)
             graph = _Graph(self._classifier, shape, self._device, token_type_ids is not None)
             graph.fill(input_ids, token_type_ids, cu_seqlens)
-            graph.record(self._record)
+            try:
+                graph.record(self._record)
+            except RuntimeError as error:  # what waits for the GPU cannot be recorded, nor what memory does not hold
+                self._refused.add(shape)
+                _LOG.warning("no CUDA graph for %s: %s; it runs without one", shape, error)
+                return self._classifier(input_ids, token_type_ids, cu_seqlens, max_length)
             self._graphs[shape] = graph
             if len(self._graphs) > MAX_GRAPHS:
                 self._graphs.popitem(last=False)

@@ -78,6 +78,23 @@ def test_the_shape_not_used_for_longest_goes_first(
         assert recorder.recorded == 4
 
 
+def test_a_shape_that_cannot_be_recorded_runs_without_a_graph(
+    classifier: PackedClassifier, caplog: pytest.LogCaptureFixture
+) -> None:
+    tries = []
+
+    def refuse(function: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        tries.append(function)
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    graphed, given = GraphedClassifier(classifier, CPU, refuse), batch(9, 7)
+    with torch.inference_mode():
+        for _ in range(4):
+            torch.testing.assert_close(graphed(*given), classifier(*given))
+    assert len(tries) == 1
+    assert "no CUDA graph for" in caplog.text
+
+
 def test_a_family_without_segments() -> None:
     def lengths(ids: Tensor, types: Tensor | None, ends: Tensor, _longest: int) -> Tensor:
         assert types is None

@@ -85,6 +85,8 @@ def test_the_manifest_says_how_the_weights_agree(weights_bundle: Path, bundle: P
     found = Bundle.load(weights_bundle).manifest.verification.packed_difference
     assert found is not None
     assert 0 < found < 1e-4
+    modes = {file.stat().st_mode for file in weights_bundle.iterdir()}
+    assert len(modes) == 1, "one file of the bundle is not as readable as the others"
     assert Bundle.load(bundle).manifest.verification.packed_difference is None
 
 
