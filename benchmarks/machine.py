@@ -10,8 +10,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
-
 from common.machine import usable_cores
 
 
@@ -27,7 +25,7 @@ def describe_machine() -> dict[str, Any]:
         "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "understudy": version("understudy"),
         "python": platform.python_version(),
-        "onnxruntime": onnxruntime.__version__,
+        "onnxruntime": version("onnxruntime"),
         "tokenizers": version("tokenizers"),
         "torch": version("torch") if find_spec("torch") else None,
     }

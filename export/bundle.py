@@ -32,7 +32,8 @@ class Verification:
         max_difference: greatest absolute difference between logits (for a number above 1, in proportion to it).
         batch_shift: greatest absolute difference between a text's scores alone and in a batch.
         same_labels: whether every text got the same label from both.
-        packed_difference: as `max_difference`, of the weights in the bundle run without padding; None without weights.
+        weights_difference: as `max_difference`, of the weights in the bundle, run as the torch engine runs them; None
+            without weights.
     """
 
     texts: int
@@ -41,7 +42,7 @@ class Verification:
     max_difference: float
     batch_shift: float
     same_labels: bool
-    packed_difference: float | None = None
+    weights_difference: float | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,10 @@ class Manifest:
             if path.name != MANIFEST_FILE
         }
         head = {**MADE_BY, "format_version": FORMAT_VERSION}
-        write_json(directory / MANIFEST_FILE, {**head, **asdict(self), "files": files})
+        values = {**head, **asdict(self), "files": files}
+        if self.verification.weights_difference is None:
+            del values["verification"]["weights_difference"]  # releases before weights do not know the name
+        write_json(directory / MANIFEST_FILE, values)
 
 
 @dataclass(frozen=True)

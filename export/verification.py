@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
 from common.errors import InputError, WorkFailedError
 from common.examples import Examples
@@ -18,7 +18,8 @@ from common.labels import MULTI_LABEL, MULTI_LABEL_THRESHOLD, REGRESSION, Task, 
 from common.progress import progress
 from common.tokenization import Encoded, Text, TextEncoder, pack
 from export.bundle import Verification
-from kernels.packed_classifier import PackedClassifier, takes
+from kernels.inference import load_inference
+from kernels.packed_classifier import PackedClassifier
 
 MIN_TEXTS = 64
 MAX_TEXTS = 256
@@ -43,7 +44,8 @@ def verify(
         graph: the ONNX file.
         names: its inputs.
         examples: at least `MIN_TEXTS` real texts; some are joined so that long inputs are run too.
-        weights: a directory with the model's weights; loaded from there and run packed, they must agree as well.
+        weights: a directory with the model's weights; loaded from there and run as the torch engine does, packed where
+            the family can be, they must agree as well.
 
     Raises:
         InputError: fewer texts.
@@ -56,10 +58,10 @@ def verify(
         )
     texts = _mixed(examples.texts, encoder, random.Random(seed), pairs="token_type_ids" in names)
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    packed = _load_packed(weights, encoder) if weights is not None else None
+    again = load_inference(weights, encoder.max_length) if weights is not None else None
     encoded = encoder.encode(texts)
-    difference, shift, same = 0.0, 0.0, True
-    packed_difference = 0.0 if packed is not None else None
+    difference, shift, same, same_again = 0.0, 0.0, True, True
+    weights_difference = 0.0 if again is not None else None
     shapes = set()
     with progress("verifying", len(texts), "texts") as advance:
         for rows in _batches(len(texts), random.Random(seed)):
@@ -73,20 +75,16 @@ def verify(
                 )
             difference = max(difference, _difference(ours, reference, task))
             same = same and np.array_equal(labels_of(ours, task), labels_of(reference, task))
-            if packed is not None:
-                again = _run_packed(packed, [encoded[row] for row in rows], names)
-                packed_difference = max(packed_difference or 0.0, _difference(again, reference, task))
-                same = same and np.array_equal(labels_of(again, task), labels_of(reference, task))
+            if again is not None:
+                ours_again = _run_weights(again, encoder, [encoded[row] for row in rows], names)
+                weights_difference = max(weights_difference or 0.0, _difference(ours_again, reference, task))
+                same_again = same_again and np.array_equal(labels_of(ours_again, task), labels_of(reference, task))
             alone = np.concatenate([_run(session, encoder.pad([encoded[row]]), names) for row in rows])
             scores = activate(ours, task.problem_type)
             shift = max(shift, float(np.abs(scores - activate(alone, task.problem_type)).max()))
             advance(len(rows))
-    worst = max(difference, packed_difference or 0.0)
-    if not worst <= TOLERANCE or not same:
-        raise WorkFailedError(
-            f"the exported model is not the trained one: logits differ by up to {worst:.2e} "
-            f"(allowed: {TOLERANCE:.0e}), labels {'agree' if same else 'differ'}: no bundle is written"
-        )
+    _refuse("exported model is", difference, same)
+    _refuse("bundle's weights are", weights_difference or 0.0, same_again)
     return Verification(
         texts=len(texts),
         data=examples.describe(),
@@ -94,7 +92,7 @@ def verify(
         max_difference=difference,
         batch_shift=shift,
         same_labels=same,
-        packed_difference=packed_difference,
+        weights_difference=weights_difference,
     )
 
 
@@ -150,17 +148,23 @@ def _run(
     return logits
 
 
-def _load_packed(weights: Path, encoder: TextEncoder) -> PackedClassifier | None:
-    """None for a family that cannot be packed: what serves it is the reference itself."""
-    model = AutoModelForSequenceClassification.from_pretrained(weights, local_files_only=True, dtype=torch.float32)
-    return PackedClassifier(model, encoder.max_length) if takes(model) else None
+def _refuse(what: str, difference: float, same: bool) -> None:
+    if not difference <= TOLERANCE or not same:  # NaN is not within it
+        raise WorkFailedError(
+            f"the {what} not the trained one: logits differ by up to {difference:.2e} "
+            f"(allowed: {TOLERANCE:.0e}), labels {'agree' if same else 'differ'}: no bundle is written"
+        )
 
 
-def _run_packed(classifier: PackedClassifier, batch: Sequence[Encoded], names: Sequence[str]) -> NDArray[np.float32]:
+def _run_weights(
+    model: PackedClassifier | PreTrainedModel, encoder: TextEncoder, batch: Sequence[Encoded], names: Sequence[str]
+) -> NDArray[np.float32]:
+    if not isinstance(model, PackedClassifier):
+        return _reference(model, encoder.pad(batch), names)
     packed = pack(batch)
     types = torch.from_numpy(packed.token_type_ids) if "token_type_ids" in names else None
     with torch.inference_mode():
-        logits: NDArray[np.float32] = classifier(
+        logits: NDArray[np.float32] = model(
             torch.from_numpy(packed.input_ids), types, torch.from_numpy(packed.cu_seqlens), packed.max_length
         ).numpy()
     return logits

@@ -19,13 +19,15 @@ import torch
 import transformers
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
 from common.errors import InputError
 from common.machine import usable_cores
 from common.tokenization import Encoded, TextEncoder, pack
 from export.bundle import WEIGHTS_FILE, Bundle
-from kernels import packed_classifier
+from kernels import dispatch
+from kernels.arguments import Arguments
+from kernels.inference import load_inference
 from kernels.packed_classifier import PackedClassifier
 from serve.cuda_graphs import Classifier, GraphedClassifier, Shape
 
@@ -56,16 +58,14 @@ class TorchModel:
         self._device = torch.device("cuda" if cuda else "cpu")
         self._encoder = encoder
         self._segments = "token_type_ids" in bundle.manifest.inputs
-        model = _load(bundle).to(self._device)
+        longest = Shape.around(1, 1, encoder.max_length).max_length
+        model = _load(bundle, longest, self._device)
         self._packed: Classifier | None = None
         self._padded: PreTrainedModel | None = None
-        if packed_classifier.takes(model):
-            longest = Shape.around(1, 1, encoder.max_length).max_length
-            self._packed = PackedClassifier(model, longest)
-            if cuda:
-                self._packed = GraphedClassifier(self._packed, self._device)
+        if isinstance(model, PackedClassifier):
+            self._packed = GraphedClassifier(model, self._device) if cuda and _fused(model) else model
         else:
-            _LOG.warning("%s: %s models are run padded, in plain PyTorch", bundle.path, model.config.model_type)
+            _LOG.warning("%s: this %s model runs padded, in plain PyTorch", bundle.path, model.config.model_type)
             self._padded = model
 
     def run(self, batch: Sequence[Encoded]) -> NDArray[np.float32]:
@@ -92,23 +92,20 @@ class TorchModel:
         return torch.from_numpy(values).to(self._device)
 
 
-def _load(bundle: Bundle) -> PreTrainedModel:
+def _load(bundle: Bundle, longest: int, device: torch.device) -> PackedClassifier | PreTrainedModel:
     if WEIGHTS_FILE not in bundle.manifest.files:
         raise InputError(f"{bundle.path} holds no weights for the torch engine: export it again with --with-weights")
     try:
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            bundle.path,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
+        return load_inference(bundle.path, longest, device)
     except Exception as error:  # transformers raises many kinds for files that do not fit
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{bundle.path / WEIGHTS_FILE} cannot be loaded: {reason}") from None
-    lost = sorted(report["missing_keys"])
-    if lost:
-        raise InputError(f"{bundle.path / WEIGHTS_FILE} is not the whole model: it lacks {lost[0]}")
-    loaded: PreTrainedModel = model.eval()
-    return loaded
+
+
+def _fused(model: PackedClassifier) -> bool:
+    """Whether its attention runs on the fused kernel; what else would run waits for the GPU and cannot be recorded."""
+    config = model.model.config
+    heads, weight = config.num_attention_heads, next(model.parameters())
+    d_head = getattr(config, "d_head", None) or config.hidden_size // heads
+    given: dict[str, Any] = dict.fromkeys(Arguments._fields) | {"q": weight.new_empty(1, heads, 1, d_head)}
+    return dispatch.why_not(Arguments(**given)) is None

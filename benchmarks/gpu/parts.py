@@ -108,6 +108,8 @@ def read_tests(finished: Finished) -> Entry:
     )
     matches = (line.match(text.rstrip()) for text in finished.out.splitlines() for line in either)
     found = {match["name"]: match["outcome"] for match in matches if match}
+    if not found and finished.code is not None:  # pytest itself did not get to a test
+        return {"status": NOT_RUN, "reason": (finished.tail or ["no output"])[-1], "tail": finished.tail}
     counts = {name.lower(): list(found.values()).count(name) for name in ("PASSED", "FAILED", "ERROR", "SKIPPED")}
     bad = [name for name, result in found.items() if result in ("FAILED", "ERROR")]
     result = {**counts, "failing": bad}

@@ -68,12 +68,17 @@ def _xlnet_remark(result: Any) -> str:
 
 
 def _engine_remark(result: Any) -> str:
+    """What the engine itself runs, float32 in graphs (on a CPU without), at the largest batch, over padded batches."""
     largest = max(row["texts"] for row in result["rows"])
-    last = [row for row in result["rows"] if row["texts"] == largest]
-    told = ", ".join(
-        f"{row['family']} {row['layers']} layers {max(row['texts_per_s'].values()):,.0f}/s" for row in last[:4]
-    )
-    return f"{largest} texts: {told}; {sum(row['right'] for row in result['rows'])} of {len(result['rows'])} right"
+    told = []
+    for row in result["rows"]:
+        if row["texts"] == largest and row["dtype"] == "float32":
+            rates = row["texts_per_s"]
+            form = "graphs" if "graphs" in rates else "packed"
+            case = f"{row['family']} {row['layers']} layers float32 {form}"
+            told.append(f"{case} {rates[form]:,.0f}/s ({rates[form] / rates['padded']:.2f}× padded)")
+    right = sum(row["right"] for row in result["rows"])
+    return f"{right} of {len(result['rows'])} right; {largest} texts: {'; '.join(told)}"
 
 
 def _attention_remark(result: Any) -> str:
@@ -148,7 +153,8 @@ def run(parts: tuple[Part, ...], output: Path, *, cpu: bool = False) -> dict[str
 
 def verdict(entries: dict[str, Entry]) -> str:
     """What the checks say of all the figures beside them."""
-    bad = [name for name in ("correctness", "memcheck", "racecheck") if entries.get(name, {}).get("status") == FAILED]
+    checks = ("correctness", "memcheck", "racecheck", "engine")
+    bad = [name for name in checks if entries.get(name, {}).get("status") == FAILED]
     if bad:
         return f"WRONG: {', '.join(bad)} failed, so that the times below are those of kernels that are not right"
     if entries.get("correctness", {}).get("status") == PASSED:

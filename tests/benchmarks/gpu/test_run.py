@@ -128,7 +128,7 @@ def test_pytests_outcomes_in_several_processes() -> None:
     assert read_tests(Finished(0, text, "")) == {"status": "passed", "result": everything}
     late = read_tests(Finished(None, text.rsplit("[gw1]", 1)[0], ""))
     assert (late["status"], late["result"]["passed"]) == ("out of time", 1)
-    assert read_tests(Finished(2, "ERROR: file or directory not found", ""))["status"] == "failed"
+    assert read_tests(Finished(2, "ERROR: file or directory not found", ""))["status"] == "not run"
     assert read_tests(Finished(None, text.replace("%] PASSED", "%] FAILED"), ""))["status"] == "failed"
 
 
@@ -175,7 +175,19 @@ def test_the_verdict() -> None:
     assert gpu.verdict(passed) == "right: 34 checks of the kernels passed on this GPU"
     assert gpu.verdict(passed | {"memcheck": {"status": "not run"}}).startswith("right")
     assert gpu.verdict(passed | {"racecheck": {"status": "failed"}}).startswith("WRONG: racecheck")
+    assert gpu.verdict(passed | {"engine": {"status": "failed"}}).startswith("WRONG: engine")
     assert gpu.verdict({"correctness": {"status": "out of time"}}).startswith("unknown")
+    assert gpu.verdict({"correctness": read_tests(Finished(1, "", "No module named pytest"))}).startswith("unknown")
+
+
+def test_the_engines_remark_is_of_what_the_engine_runs() -> None:
+    rows = [
+        {"family": "bert", "layers": 3, "dtype": dtype, "texts": texts, "right": True,
+         "texts_per_s": {"padded": 900.0, "packed": 300.0, "graphs": 450.0}}
+        for dtype in ("float16", "float32") for texts in (8, 32)
+    ]  # fmt: skip
+    told = gpu._engine_remark({"rows": rows})
+    assert told == "4 of 4 right; 32 texts: bert 3 layers float32 graphs 450/s (0.50× padded)"
 
 
 def test_correctness_comes_before_every_timing_and_all_fits_the_promise() -> None:
