@@ -69,6 +69,7 @@ def bench(
     columns: Columns = BY_USUAL_NAMES,
     rounds: int = 7,
     engine: str = "onnx",
+    device: str = "auto",
     threads: int = 0,
     overwrite: bool = False,
     seed: int = 0,
@@ -81,7 +82,7 @@ def bench(
         output: the report's directory.
         data: a table of texts, or `hub:NAME[/CONFIG]` (its validation split); with labels, quality is measured too.
         rounds: measured turns of each model.
-        engine: what runs both models, as in `Engine.load`.
+        engine, device: what runs both models and where, as in `Engine.load`.
         threads: of each model; 0 takes one a core.
         seed: draws the texts whose time is taken; every text counts for quality and agreement.
         quiet: leaves the table to the caller.
@@ -103,8 +104,9 @@ def bench(
         raise InputError(f"rounds must be at least 1, not {rounds}")
     threads = threads or usable_cores()
     machine = describe_machine()
-    engines = open_pair(student, teacher, engine, threads)
+    engines = open_pair(student, teacher, engine, device, threads)
     task = engines["teacher"].task
+    tasks = {role: engines[role].task for role in ROLES}
     examples = read_examples(data, columns, split="validation", need_label=False)
     targets = task.targets(examples.labels, examples.places) if examples.labels else None
     say(
@@ -119,9 +121,9 @@ def bench(
     quality = None
     if targets is not None:
         metric = engines["student"].bundle.manifest.measured.get("metric")
-        quality = compare_with_labels(task, scores, targets, metric)
+        quality = compare_with_labels(tasks, scores, targets, metric)
     process = _measure_processes(
-        {"student": student, "teacher": teacher}, engine, threads, _longest(engines["teacher"], examples)
+        {"student": student, "teacher": teacher}, engine, device, threads, _longest(engines["teacher"], examples)
     )
     results = {
         **MADE_BY,
@@ -138,7 +140,7 @@ def bench(
         **measure_speed(engines, examples.texts, rounds, seed),
         "process": process,
         "quality": quality,
-        "agreement": compare_answers(task, scores),
+        "agreement": compare_answers(tasks, scores),
         "seconds": round(time.monotonic() - started, 1),
     }
     with staged_directory(output, overwrite=overwrite) as staging:
@@ -150,13 +152,15 @@ def bench(
     return results
 
 
-def _measure_processes(bundles: dict[str, Path], engine: str, threads: int, texts: Sequence[Text]) -> dict[str, Any]:
+def _measure_processes(
+    bundles: dict[str, Path], engine: str, device: str, threads: int, texts: Sequence[Text]
+) -> dict[str, Any]:
     """Start-up and peak memory of both bundles, in fresh processes that take turns."""
     costs: dict[str, list[ProcessCost]] = {role: [] for role in ROLES}
     with progress("starting", _LAUNCHES * len(ROLES), "processes") as advance:
         for launch in range(_LAUNCHES):
             for role in ROLES if launch % 2 == 0 else ROLES[::-1]:
-                costs[role].append(measure_process(bundles[role], engine, threads, texts))
+                costs[role].append(measure_process(bundles[role], engine, device, threads, texts))
                 advance(1)
     return {
         "texts": len(texts),

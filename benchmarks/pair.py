@@ -12,15 +12,15 @@ from export.bundle import MANIFEST_FILE, MODEL_FILE, Bundle
 from serve.engine import Engine
 
 
-def open_pair(student: Path, teacher: Path, engine: str, threads: int) -> dict[str, Engine]:
+def open_pair(student: Path, teacher: Path, engine: str, device: str, threads: int) -> dict[str, Engine]:
     """Both engines, by role.
 
     Raises:
         InputError: a directory is no bundle, or the two differ in task, labels, their order or the tokenizer.
     """
     engines = {
-        "student": Engine.load(student, engine=engine, threads=threads),
-        "teacher": Engine.load(teacher, engine=engine, threads=threads),
+        "student": Engine.load(student, engine=engine, device=device, threads=threads),
+        "teacher": Engine.load(teacher, engine=engine, device=device, threads=threads),
     }
     check_tasks(engines["student"].task, engines["teacher"].task)
     if _tokenizer(student) != _tokenizer(teacher):

@@ -38,18 +38,19 @@ class ProcessCost:
     peak_memory_mb: float
 
 
-def measure_process(bundle: Path, engine: str, threads: int, texts: Sequence[Text]) -> ProcessCost:
+def measure_process(bundle: Path, engine: str, device: str, threads: int, texts: Sequence[Text]) -> ProcessCost:
     """Starts a fresh Python that opens the bundle, answers the first text and then all of them.
 
     Args:
-        engine, threads: as in `Engine.load`.
+        engine, device, threads: as in `Engine.load`.
         texts: answered in batches of `BATCH_SIZE`; their longest batch sets the peak.
 
     Raises:
         WorkFailedError: the process failed.
     """
     # -P keeps the directory one happens to be in from hiding our modules.
-    command = [sys.executable, "-P", "-m", "benchmarks.process_cost", str(bundle.resolve()), engine, str(threads)]
+    command = [sys.executable, "-P", "-m", "benchmarks.process_cost", str(bundle.resolve())]
+    command += [engine, device, str(threads)]
     path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
     with tempfile.TemporaryFile() as errors:
         started = time.perf_counter()
@@ -94,11 +95,12 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def main(bundle: str, engine: str, threads: str) -> None:
+def main(bundle: str, engine: str, device: str, threads: str) -> None:
     """The measured process: a line when the first text is answered, and its peak memory when all are."""
     from serve.engine import BatchLimits, Engine
 
-    loaded = Engine.load(bundle, engine=engine, threads=int(threads), limits=BatchLimits(items=BATCH_SIZE))
+    limits = BatchLimits(items=BATCH_SIZE)
+    loaded = Engine.load(bundle, engine=engine, device=device, threads=int(threads), limits=limits)
     texts = [tuple(text) if isinstance(text, list) else text for text in json.load(sys.stdin)]
     loaded.classify(texts[:1])
     print("answered", flush=True)

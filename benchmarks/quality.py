@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.measure import ROLES, ratio, significant
-from common.labels import MULTI_LABEL, MULTI_LABEL_THRESHOLD, REGRESSION, Task
+from common.labels import MULTI_LABEL, REGRESSION, Task
 from common.metrics import LOWER_IS_BETTER, evaluate
 from common.progress import progress
 from common.tokenization import Text
@@ -48,11 +48,12 @@ def answer(engines: dict[str, Engine], texts: Sequence[Text]) -> dict[str, Answe
 
 
 def compare_with_labels(
-    task: Task, scores: dict[str, NDArray[np.floating]], targets: NDArray[Any], metric: str | None
+    tasks: dict[str, Task], scores: dict[str, NDArray[np.floating]], targets: NDArray[Any], metric: str | None
 ) -> dict[str, Any]:
     """Every metric that fits the task, of both models.
 
     Args:
+        tasks: by role; two that differ at most in their thresholds.
         scores: by role, `[rows, labels]`.
         targets: what `Task.targets` gives.
         metric: the one to name first; the task's default where it is None or does not fit.
@@ -62,7 +63,7 @@ def compare_with_labels(
         `metric` over the teacher's; None for an error measure and where the teacher's is not above 0.
     """
     values = {
-        role: {name: significant(value) for name, value in evaluate(task, scores[role], targets).items()}
+        role: {name: significant(value) for name, value in evaluate(tasks[role], scores[role], targets).items()}
         for role in ROLES
     }
     student, teacher = (values[role] for role in ROLES)
@@ -79,7 +80,7 @@ def compare_with_labels(
     }
 
 
-def compare_answers(task: Task, scores: dict[str, NDArray[np.floating]]) -> dict[str, Any]:
+def compare_answers(tasks: dict[str, Task], scores: dict[str, NDArray[np.floating]]) -> dict[str, Any]:
     """How far the two models agree with each other, labels or not.
 
     Returns:
@@ -87,10 +88,11 @@ def compare_answers(task: Task, scores: dict[str, NDArray[np.floating]]) -> dict
         or for numbers Pearson's correlation (0 where one model answers with a constant).
     """
     student, teacher = (scores[role] for role in ROLES)
-    if task.problem_type == REGRESSION:
+    kind = tasks["student"].problem_type
+    if kind == REGRESSION:
         name, value = "Pearson correlation", _pearson(student[:, 0], teacher[:, 0])
-    elif task.problem_type == MULTI_LABEL:
-        same = ((student >= MULTI_LABEL_THRESHOLD) == (teacher >= MULTI_LABEL_THRESHOLD)).all(axis=-1)
+    elif kind == MULTI_LABEL:
+        same = (tasks["student"].holds(student) == tasks["teacher"].holds(teacher)).all(axis=-1)
         name, value = "same set of labels", float(same.mean())
     else:
         name, value = "same label", float((student.argmax(axis=-1) == teacher.argmax(axis=-1)).mean())

@@ -80,6 +80,12 @@ class CallerGoneError(UnderstudyError):
     status = 499
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, as it may stand in a one-line message."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def shown(value: object, limit: int = 60) -> str:
     """A value of the user's as it may stand in a one-line message: no line breaks or controls, not too long."""
     text = "".join(character if character.isprintable() else " " for character in str(value))

@@ -137,6 +137,16 @@ def read_examples(source: str, columns: Columns, *, split: str = "train", need_l
     return Examples(source, _digest(source, texts, labels), texts, labels, places, orders.get(str(columns.label), ()))
 
 
+def has_labels(source: str, columns: Columns, *, split: str = "validation") -> bool:
+    """Whether a table has a label column, by its given or its usual name.
+
+    Raises:
+        InputError: the table cannot be read, or has no such columns.
+    """
+    _, names, _, _ = _rows(source, split)
+    return columns.found_in(names, source, need_label=False).label is not None
+
+
 def find_task(train: Examples, *, multi_label: bool, regression: bool, known: tuple[str, ...] = ()) -> Task:
     """The task that the training labels pose.
 

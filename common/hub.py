@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from common.errors import InputError
+from common.errors import InputError, first_line
 
 HUB_PREFIX = "hub:"
 
@@ -54,8 +54,8 @@ def read_hub_table(source: str, split: str) -> HubTable:
         except Exception as error:  # the library raises a dozen kinds for one meaning: it cannot be had
             failure = failure or error
     else:
-        reason = str(failure).strip().splitlines()[0] if str(failure).strip() else type(failure).__name__
-        raise InputError(f"{source}: the split '{split}' cannot be loaded: {reason}")
+        assert failure is not None
+        raise InputError(f"{source}: the split '{split}' cannot be loaded: {first_line(failure)}")
     # A column of lists keeps the kind of its elements in `feature`.
     kinds = {name: getattr(kind, "feature", kind) for name, kind in table.features.items()}
     classes = {name: tuple(kind.names) for name, kind in kinds.items() if isinstance(kind, ClassLabel)}

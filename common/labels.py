@@ -19,7 +19,7 @@ PROBLEM_TYPES = (SINGLE_LABEL, MULTI_LABEL, REGRESSION)
 
 # Between the labels of one row of a multi-label table.
 SEPARATOR = "|"
-# A multi-label head names every label at or above this probability.
+# A multi-label head names every label at or above this probability, unless its bundle has thresholds of its own.
 MULTI_LABEL_THRESHOLD = 0.5
 
 
@@ -30,16 +30,24 @@ class Task:
     Attributes:
         problem_type: one of `PROBLEM_TYPES`, as in a transformers config.
         labels: the labels in the order of the logits; for regression the one name of the number.
+        thresholds: the score from which each label holds, where a text may have several; one half each by default.
     """
 
     problem_type: str
     labels: tuple[str, ...]
+    thresholds: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.problem_type not in PROBLEM_TYPES:
             raise InputError(f"problem_type is '{self.problem_type}', not one of {', '.join(PROBLEM_TYPES)}")
         if len(set(self.labels)) != len(self.labels) or not self.labels:
             raise InputError(f"labels must be distinct and at least one, not {list(self.labels)}")
+        if self.thresholds and (
+            self.problem_type != MULTI_LABEL
+            or len(self.thresholds) != len(self.labels)
+            or not all(0 < threshold < 1 for threshold in self.thresholds)
+        ):
+            raise InputError("thresholds must lie between 0 and 1, one for each label of a multi-label task")
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Task:
@@ -56,6 +64,12 @@ class Task:
         kind = config.get("problem_type") or SINGLE_LABEL
         # A softmax over one output would always say 1; the pipeline takes a sigmoid there.
         return cls(MULTI_LABEL if kind == SINGLE_LABEL and count == 1 else kind, labels)
+
+    def holds(self, scores: NDArray[np.floating]) -> NDArray[np.bool_]:
+        """Which labels hold at these scores, `[rows, labels]` both; for a task of several labels."""
+        limits = np.array(self.thresholds or [MULTI_LABEL_THRESHOLD] * len(self.labels), np.float32)
+        result: NDArray[np.bool_] = scores >= limits
+        return result
 
     def targets(self, values: Sequence[str], places: Sequence[str]) -> NDArray[Any]:
         """Label strings as training targets.

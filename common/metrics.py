@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import InputError
-from common.labels import MULTI_LABEL, MULTI_LABEL_THRESHOLD, REGRESSION, SINGLE_LABEL, Task
+from common.labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Task
 
 # The first metric of each kind is its default.
 METRICS = {
@@ -75,7 +75,7 @@ class Tally:
         elif self._task.problem_type == SINGLE_LABEL:
             self._counts.update(zip(targets.tolist(), scores.argmax(axis=-1).tolist(), strict=True))
         else:
-            chosen = scores >= MULTI_LABEL_THRESHOLD
+            chosen = self._task.holds(scores)
             rows = zip((targets > 0).tolist(), chosen.tolist(), strict=True)
             self._counts.update((tuple(target), tuple(answer)) for target, answer in rows)
 

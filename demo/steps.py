@@ -21,7 +21,7 @@ from distill.settings import DistillationSettings, TrainingSettings
 from distill.sources import find_model, weights_sha256
 from export.bundle import Bundle
 from export.exporting import export
-from export.onnx_graph import OPSET
+from export.settings import OPSET, ExportSettings
 from serve.server import run_server
 
 # Few rows and little time: a higher rate than the paper's grid for large tasks, and the student starts as every
@@ -75,7 +75,11 @@ def run_demo(output: Path, *, model: str, serve: bool, port: int, seed: int) -> 
             bundle,
             lambda made=directory, bundle=bundle: _matches_bundle(bundle, made),  # type: ignore[misc]
             lambda made=directory, bundle=bundle: export(  # type: ignore[misc]
-                made, bundle, checked_on=str(DEV), overwrite=True, seed=seed
+                made,
+                bundle,
+                checked_on=str(DEV),
+                settings=ExportSettings(labelled=True, seed=seed),
+                overwrite=True,
             ),
         )
     say("4 of 5: student against teacher")

@@ -11,11 +11,12 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
-from common.errors import InputError
+from common.errors import InputError, first_line
+from common.files import read_json, write_json
 from common.labels import Task
 from common.progress import say
 from common.tokenization import TextEncoder, max_positions
-from distill.sources import Source, first_line
+from distill.sources import Source
 from kernels.dense import use_dense
 from kernels.xlnet import fuse
 
@@ -183,12 +184,19 @@ def save_model(model: PreTrainedModel, tokenizer: Any, directory: Path, max_leng
 
 
 def save_tokenizer(tokenizer: Any, directory: Path, max_length: int) -> None:
-    """Writes the tokenizer with its length limit."""
+    """Writes the tokenizer with its length limit, in words that transformers 4 knows too."""
     tokenizer.model_max_length = max_length
     # What the file that the tokenizer came from once padded and truncated to is not this model's setting.
     for name in ("max_length", "stride", "truncation_strategy", "pad_to_multiple_of"):
         tokenizer.init_kwargs.pop(name, None)
     tokenizer.save_pretrained(directory)
+    path = directory / "tokenizer_config.json"
+    settings = read_json(path)
+    if settings.get("tokenizer_class") == "TokenizersBackend":
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(settings.get("extra_special_tokens"), list):
+        settings["additional_special_tokens"] = settings.pop("extra_special_tokens")
+    write_json(path, settings)
 
 
 def set_task(config: Any, task: Task) -> None:

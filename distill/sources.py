@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from common.errors import InputError
+from common.errors import InputError, first_line
 from common.files import sha256
 
 DEFAULT_BASE = "all-MiniLM-L6-v2"
@@ -101,8 +101,3 @@ def _hub_snapshot(name: str) -> Path:
         raise InputError(
             f"'{name}' is neither a directory, nor in the Hub's cache, nor can it be downloaded: {first_line(error)}"
         ) from None
-
-
-def first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

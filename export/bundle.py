@@ -5,44 +5,21 @@ Needs neither torch nor onnx: the server reads bundles through this file.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
 from common.files import MADE_BY, read_json, sha256, write_json
 from common.labels import Task
+from export.proofs import Attempt, Calibration, PrecisionProof, Verification
 
 MANIFEST_FILE = "understudy.json"
 MODEL_FILE = "model.onnx"
 # Only in bundles exported with weights, for the torch engine.
 WEIGHTS_FILE = "model.safetensors"
 REQUIRED_FILES = (MODEL_FILE, "config.json", "tokenizer.json", "tokenizer_config.json", "README.md")
-FORMAT_VERSION = 1
-
-
-@dataclass(frozen=True)
-class Verification:
-    """How the ONNX model was compared with the PyTorch model it came from.
-
-    Attributes:
-        texts: how many real texts.
-        data: name and hash of the table they came from.
-        shapes: distinct (batch, length) pairs that were run.
-        max_difference: greatest absolute difference between logits (for a number above 1, in proportion to it).
-        batch_shift: greatest absolute difference between a text's scores alone and in a batch.
-        same_labels: whether every text got the same label from both.
-        weights_difference: as `max_difference`, of the weights in the bundle, run as the torch engine runs them; None
-            without weights.
-    """
-
-    texts: int
-    data: dict[str, Any]
-    shapes: int
-    max_difference: float
-    batch_shift: float
-    same_labels: bool
-    weights_difference: float | None = None
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -55,10 +32,13 @@ class Manifest:
         inputs: the graph's input names.
         max_length: tokens at which texts are truncated.
         precision, opset: of the graph.
-        temperature: divides the logits before the activation; 1 leaves them as trained.
         made_from: name and weight hash of the model, its teacher and its base; method and settings; data hashes.
         measured: the dev metrics of student and teacher, with the metric and the split's name.
         verification: see `Verification`.
+        precision_proof: see `PrecisionProof`; None for float32.
+        calibration: see `Calibration`; None where no labelled dev rows were given.
+        contents: see `export.contents.describe_graph`; empty in bundles of the first format.
+        not_run: what an export of this kind should be checked on and was not, such as 'cuda'.
         versions: of what made the bundle.
         files: sha256 and size in bytes of every file but this one.
     """
@@ -74,8 +54,27 @@ class Manifest:
     measured: dict[str, Any]
     verification: Verification
     versions: dict[str, str]
-    temperature: float = 1.0
+    precision_proof: PrecisionProof | None = None
+    calibration: Calibration | None = None
+    contents: dict[str, Any] = field(default_factory=dict)
+    not_run: list[str] = field(default_factory=list)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def temperature(self) -> float:
+        """Divides the logits before the activation; 1 leaves them as trained."""
+        return 1.0 if self.calibration is None else self.calibration.temperature
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """The score from which each label holds; empty for the usual ones."""
+        return () if self.calibration is None else tuple(self.calibration.thresholds or ())
+
+    @property
+    def weight_bits(self) -> int | None:
+        """Of the integers that the graph multiplies; None where it multiplies none."""
+        bits: int | None = self.contents.get("weight_bits")
+        return bits
 
     def write(self, directory: Path) -> None:
         """Hashes every file in the directory and writes the manifest beside them."""
@@ -84,10 +83,8 @@ class Manifest:
             for path in sorted(directory.iterdir())
             if path.name != MANIFEST_FILE
         }
-        head = {**MADE_BY, "format_version": FORMAT_VERSION}
+        head = {**MADE_BY, "format_version": FORMAT_VERSION, "temperature": self.temperature}
         values = {**head, **asdict(self), "files": files}
-        if self.verification.weights_difference is None:
-            del values["verification"]["weights_difference"]  # releases before weights do not know the name
         write_json(directory / MANIFEST_FILE, values)
 
 
@@ -134,20 +131,31 @@ class Bundle:
         for name, entry in manifest.files.items():
             _verify(path, name, entry)
         config = read_json(path / "config.json")
-        return cls(path, manifest, config, Task.from_config(config))
+        task = Task.from_config(config)
+        try:
+            task = replace(task, thresholds=manifest.thresholds)
+        except (InputError, TypeError) as error:
+            raise InputError(f"{path / MANIFEST_FILE} is no valid manifest: {error}") from None
+        return cls(path, manifest, config, task)
 
 
 def _read_manifest(path: Path) -> Manifest:
     values = read_json(path)
     version = values.pop("format_version", None)
     values.pop("made_by", None)
+    values.pop("temperature", None)  # for other readers; it stands in the calibration too
     if not isinstance(version, int):
         raise InputError(f"{path} states no format_version: it is no bundle's manifest")
     if version > FORMAT_VERSION:
         raise InputError(f"{path} has format {version}, newer than this release reads ({FORMAT_VERSION}): upgrade")
     try:
-        verification = Verification(**values.pop("verification"))
-        return Manifest(**values, verification=verification)
+        values["verification"] = Verification(**values["verification"])
+        if proof := values.get("precision_proof"):
+            attempts = [Attempt(**attempt) for attempt in proof["tried"]]
+            values["precision_proof"] = PrecisionProof(**{**proof, "tried": attempts})
+        if calibration := values.get("calibration"):
+            values["calibration"] = Calibration(**calibration)
+        return Manifest(**values)
     except (KeyError, TypeError) as error:
         raise InputError(f"{path} is no valid manifest: {error}") from None
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from common.labels import Task
 from export.bundle import Manifest
+from export.proofs import Attempt, Calibration
+from export.reliability import RELIABILITY_FILE
 
 
 def write_card(manifest: Manifest, task: Task, directory: Path) -> None:
@@ -14,7 +16,6 @@ def write_card(manifest: Manifest, task: Task, directory: Path) -> None:
 
 
 def _card(manifest: Manifest, task: Task) -> str:
-    proof = manifest.verification
     made = manifest.made_from
     lines = [
         "---",
@@ -53,11 +54,17 @@ def _card(manifest: Manifest, task: Task) -> str:
         "",
         "## Verification",
         "",
-        f"The ONNX model was compared with the PyTorch model on {proof.texts} texts of {proof.data['name']} in "
-        f"{proof.shapes} shapes of batch and length: the logits differ by at most {proof.max_difference:.2e} and every "
-        f"label is the same. A text's scores alone and in a batch differ by at most {proof.batch_shift:.2e}.",
+        _verified(manifest),
         "",
         *(["The epoch of the metric above was picked by that same metric.", ""] if manifest.measured else []),
+        *_precision(manifest),
+        *_calibration(manifest),
+        "## Contents",
+        "",
+        "| tensors | bytes |",
+        "|---|---:|",
+        *(f"| {group} | {size:,} |" for group, size in manifest.contents.get("tensors", {}).items()),
+        "",
         "## Use",
         "",
         "```",
@@ -67,6 +74,102 @@ def _card(manifest: Manifest, task: Task) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _verified(manifest: Manifest) -> str:
+    proof = manifest.verification
+    where = f"on {proof.texts} texts of {proof.data['name']} in {proof.shapes} shapes of batch and length"
+    alone = f"A text's scores alone and in a batch differ by at most {proof.batch_shift:.2e}."
+    which = "The ONNX model" if manifest.precision == "fp32" else "The float32 graph"
+    if proof.max_difference is None:
+        return f"{which} came without the PyTorch model, so it was compared with itself {where}. {alone}"
+    text = (
+        f"{which} was compared with the PyTorch model {where}, on {proof.device}: the logits differ by at most "
+        f"{proof.max_difference:.2e} and every label is the same. {alone}"
+    )
+    if proof.weights_difference is not None:
+        text += f" The weights in the bundle give logits within {proof.weights_difference:.2e}, and the same labels."
+    return text
+
+
+def _precision(manifest: Manifest) -> list[str]:
+    """What the lower precision costs, and everything that was tried."""
+    proof = manifest.precision_proof
+    if proof is None:
+        return []
+    lines = ["## Precision", ""]
+    if proof.precision != "fp32":
+        lines += [
+            "| | float32 | " + proof.precision + " |",
+            "|---|---:|---:|",
+            f"| {proof.metric} on {proof.data['name']} ({proof.data['rows']:,} rows) | {proof.fp32_value:.4f} | "
+            f"{proof.value:.4f} |",
+            f"| bytes of the graph | {proof.fp32_bytes:,} | {proof.bytes:,} |",
+            f"| same label as float32 | | {100 * proof.agreement:.2f} % |",
+            f"| scores differ from float32's by at most | | {proof.max_score_difference:.4f} |",
+            f"| scores alone and in a batch differ by at most | | {proof.batch_shift:.1e} |",
+            f"| labels that differ alone and in a batch | | {proof.flips} |",
+            "",
+        ]
+        if proof.weight_bits:
+            lines += [f"Weights have {proof.weight_bits} bits: {proof.weight_bits_reason}.", ""]
+        if proof.calibrated_on:
+            rows = proof.calibrated_on
+            lines += [f"Ranges come from {rows['rows']:,} training rows of {rows['name']}.", ""]
+        if proof.kept:
+            lines += [f"Kept in float32: {', '.join(f'`{name}`' for name in proof.kept)}.", ""]
+        lines += [f"Not run on {device}: the exporting machine has none.\n" for device in manifest.not_run]
+    lines += [
+        f"Tried, with at most {proof.max_loss:g} points to lose:",
+        "",
+        "| precision | layers in float32 | value | points lost | texts/s | passed |",
+        "|---|---:|---:|---:|---:|---|",
+        *(_attempt(attempt) for attempt in proof.tried),
+        "",
+    ]
+    return lines
+
+
+def _fitted(found: Calibration) -> str:
+    data = found.data["name"]
+    if found.temperature == 1 and not found.thresholds:
+        return f"No temperature fitted on {data} helps on rows that the fit did not see: the logits stay as they are."
+    limits = " and each label has a threshold of its own" if found.thresholds else ""
+    return (
+        f"Logits are divided by {found.temperature:g}{limits}, fitted on {data}. The figures after it are of rows that "
+        f"the fit did not see ({found.folds} folds)."
+    )
+
+
+def _attempt(tried: Attempt) -> str:
+    speed = "" if tried.texts_per_s is None else f"{tried.texts_per_s:,.0f}"
+    passed = "yes" if tried.passed else "no"
+    return f"| {tried.precision} | {len(tried.kept)} | {tried.value:.4f} | {tried.loss:+.2f} | {speed} | {passed} |"
+
+
+def _calibration(manifest: Manifest) -> list[str]:
+    found = manifest.calibration
+    if found is None:
+        return []
+    rows = [
+        ("expected calibration error", found.ece_before, found.ece_after),
+        ("Brier score", found.brier_before, found.brier_after),
+        ("negative log-likelihood", found.nll_before, found.nll_after),
+    ]
+    if found.f1_before is not None and found.f1_after is not None:
+        rows.append(("micro-F1", found.f1_before, found.f1_after))
+    return [
+        "## Calibration",
+        "",
+        _fitted(found),
+        "",
+        "| | before | after |",
+        "|---|---:|---:|",
+        *(f"| {name} | {before:.4f} | {after:.4f} |" for name, before, after in rows),
+        "",
+        f"![How often the model is right, against its score]({RELIABILITY_FILE})",
+        "",
+    ]
 
 
 def _cell(text: str) -> str:

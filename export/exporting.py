@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import onnxruntime
 
 from common.errors import InputError
-from common.examples import BY_USUAL_NAMES, Columns, read_examples
+from common.examples import BY_USUAL_NAMES, Columns, Examples, read_examples
 from common.files import check_output, staged_directory
 from common.labels import Task
 from common.progress import say, working
@@ -26,12 +27,19 @@ from distill.models import (
 )
 from distill.record import read_record
 from distill.sources import Source, find_model
+from export.activation_ranges import activation_ranges
 from export.bundle import MODEL_FILE, WEIGHTS_FILE, Manifest
-from export.card import write_card
-from export.onnx_graph import OPSET, export_graph
+from export.calibration import calibrate
+from export.contents import describe_graph
+from export.dev_rows import dev_rows
+from export.exported_graph import ExportedGraph
+from export.finishing import finish_bundle, say_result
+from export.onnx_graph import check_opset, export_graph
+from export.precision import Tools, lower_precision
+from export.settings import FP16, FP32, ExportSettings
 from export.verification import verify
 
-PRECISIONS = ("fp32",)
+_USUAL = ExportSettings()
 
 
 def export(
@@ -39,90 +47,116 @@ def export(
     output: Path,
     *,
     checked_on: str,
-    precision: str = "fp32",
-    with_weights: bool = False,
+    settings: ExportSettings = _USUAL,
     columns: Columns = BY_USUAL_NAMES,
     overwrite: bool = False,
-    seed: int = 0,
 ) -> Manifest:
     """Writes a verified bundle.
 
     Args:
         model_dir: a classifier's directory.
-        checked_on: a table of at least 64 real texts.
-        with_weights: puts the weights in too, so that the torch engine can serve the bundle.
+        checked_on: a table of at least 64 real texts; with `settings.labelled`, of dev rows with the task's labels.
 
     Raises:
         InputError: the directory is no classifier, or the table will not do.
-        WorkFailedError: the graph cannot be made, or does not answer as the model does.
+        WorkFailedError: the graph cannot be made, does not answer as the model does, or loses too much in the precision
+            asked for.
     """
-    if precision not in PRECISIONS:
-        raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, not '{precision}'")
     check_output(output, directory=True, overwrite=overwrite)
+    check_opset(settings.opset)
     source = find_model(str(model_dir))
     config = load_config(source)
     task = Task.from_config(config.to_dict())
     set_task(config, task)
-    examples = read_examples(checked_on, columns, split="validation", need_label=False)
+    examples = read_examples(checked_on, columns, split="validation", need_label=settings.labelled)
     tokenizer = load_tokenizer(source)
     encoder = make_encoder(tokenizer, config, _length_limit(tokenizer, config))
+    record = read_record(source.path)
+    metric = settings.metric or (record["metric"] if record else None)
+    rows = dev_rows(examples, task, encoder, metric) if settings.labelled else None
+    train = _training_rows(settings, columns, examples) if settings.calibration_rows else None
     model = load_classifier(source, config).eval()
     names = input_names(model)
-    say(f"Exporting {source.name} ({config.num_hidden_layers} layers) to ONNX, opset {OPSET}")
-    with staged_directory(output, overwrite=overwrite) as staging:
+    say(f"Exporting {source.name} ({config.num_hidden_layers} layers) to ONNX, opset {settings.opset}")
+    with staged_directory(output, overwrite=overwrite) as staging, tempfile.TemporaryDirectory() as scratch:
+        path = staging / MODEL_FILE
         with working("tracing the model"):
-            export_graph(model, names, staging / MODEL_FILE)
+            export_graph(model, names, path, settings.opset)
         config.architectures = [type(model).__name__]
-        if with_weights:
+        if settings.with_weights:
             model.save_pretrained(staging)
             # safetensors lets only its owner read the file; whoever serves the bundle may be another user.
-            (staging / WEIGHTS_FILE).chmod((staging / MODEL_FILE).stat().st_mode)
+            (staging / WEIGHTS_FILE).chmod(path.stat().st_mode)
         config.save_pretrained(staging)
-        weights = staging if with_weights else None
-        verification = verify(model, staging / MODEL_FILE, names, encoder, examples, task, seed, weights)
+        weights = staging if settings.with_weights else None
+        graph = ExportedGraph(path, encoder, settings.device)
+        verification = verify(graph, encoder, examples, task, settings.seed, model=model, weights=weights)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        proof = None
+        if rows is not None and settings.precision != FP32:
+            tools = Tools(
+                open=lambda file, precision: ExportedGraph(file, encoder, settings.device, precision),
+                export_half=lambda file: export_graph(model.half(), names, file, settings.opset),
+                ranges=None
+                if train is None
+                else lambda: activation_ranges(path, encoder, train, examples.texts, Path(scratch), settings.seed),
+                directory=Path(scratch),
+            )
+            proof = lower_precision(path, rows, settings, tools)
+        precision = FP32 if proof is None else proof.precision
+        calibration = None
+        if rows is not None and settings.calibrate:
+            served = ExportedGraph(path, encoder, settings.device, precision)
+            logits = served.all_logits(rows.encoded, doing="calibrating")
+            calibration = calibrate(logits, rows.targets, task, rows.data, settings.seed)
         save_tokenizer(tokenizer, staging, encoder.max_length)
         manifest = Manifest(
             name=output.resolve().name,
             layers=config.num_hidden_layers,
-            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            parameters=parameters,
             inputs=list(names),
             max_length=encoder.max_length,
             precision=precision,
-            opset=OPSET,
-            made_from=_made_from(source),
-            measured=_measured(source),
+            opset=settings.opset,
+            made_from=_made_from(source, record),
+            measured=_measured(record),
             verification=verification,
             versions={
                 "python": platform.python_version(),
                 **{name: version(name) for name in ("understudy", "torch", "transformers", "onnx")},
                 "onnxruntime": onnxruntime.__version__,
             },
+            precision_proof=proof,
+            calibration=calibration,
+            contents=describe_graph(path),
+            not_run=["cuda"] if precision == FP16 and graph.device != "cuda" else [],
         )
-        write_card(manifest, task, staging)
-        manifest.write(staging)
-        size = sum(path.stat().st_size for path in staging.iterdir())
-    say(
-        f"Verified on {verification.texts} texts in {verification.shapes} shapes: logits within "
-        f"{verification.max_difference:.1e}, same labels. {size / 1e6:.1f} MB written to {output}"
-    )
+        finish_bundle(manifest, task, staging)
+    say_result(manifest, output)
     return manifest
+
+
+def _training_rows(settings: ExportSettings, columns: Columns, dev: Examples) -> Examples:
+    assert settings.calibration_rows is not None
+    train = read_examples(settings.calibration_rows, columns, need_label=False)
+    if train.sha256 == dev.sha256:
+        raise InputError("--train and --dev are the same table: ranges come from training rows, the judgement does not")
+    return train
 
 
 def _length_limit(tokenizer: Any, config: Any) -> int:
     return model_max_length({"model_max_length": tokenizer.model_max_length}, config.to_dict())
 
 
-def _made_from(source: Source) -> dict[str, Any]:
-    record = read_record(source.path) or {}
+def _made_from(source: Source, record: dict[str, Any] | None) -> dict[str, Any]:
     return {
         "model": source.describe(),
-        **{key: record.get(key) for key in ("teacher", "base_model", "method", "layers", "settings", "data")},
+        **{key: (record or {}).get(key) for key in ("teacher", "base_model", "method", "layers", "settings", "data")},
     }
 
 
-def _measured(source: Source) -> dict[str, Any]:
+def _measured(record: dict[str, Any] | None) -> dict[str, Any]:
     """The dev metrics that training left; empty for a model that Understudy did not train."""
-    record = read_record(source.path)
     if record is None:
         return {}
     metric = record["metric"]

@@ -1,4 +1,5 @@
-"""What the exporter leaves undone: reshapes that change nothing, and a last layer computed where nobody looks.
+"""What the exporter leaves undone: constants to be computed, reshapes that change nothing, and a last layer computed
+where nobody looks.
 
 A classifier's head reads one position of the last layer. Everything in that layer but keys and values works on one
 position at a time, so the choice of the position can be made before the work instead of after it.
@@ -13,18 +14,42 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
+from onnxscript.optimizer import fold_constants
 
 # Operators that treat positions one at a time, whatever they compute.
 _ELEMENTWISE = frozenset({"Gelu", "Tanh", "Relu", "Erf", "Sigmoid", "Sqrt", "Cast", "LayerNormalization"})
+_ANY_SIZE = 2**40
+# Where the exporter notes the modules, outermost first, that a node came from.
+SCOPES = "pkg.torch.onnx.name_scopes"
 _BINARY = frozenset({"Add", "Sub", "Mul", "Div"})
 
 
 def improve(model: ir.Model) -> None:
-    """Runs both passes on a classifier's graph, in place."""
+    """Runs the passes on a classifier's graph, in place."""
+    # The exporter folds small tensors alone; XLNet's weights are large ones, reshaped.
+    fold_constants(model, input_size_limit=_ANY_SIZE, output_size_limit=_ANY_SIZE)
     drop_reshapes(model.graph)
     RemoveUnusedNodesPass()(model)
     choose_position_early(model.graph)
     RemoveUnusedNodesPass()(model)
+    forget_origins(model)
+
+
+def forget_origins(model: ir.Model) -> None:
+    """Removes what the exporter noted of each node, down to the paths of the exporting machine, but for the module that
+    it came from."""
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    for node in model.graph:
+        scopes = node.metadata_props.get(SCOPES)
+        node.metadata_props.clear()
+        node.doc_string = None
+        if scopes is not None:
+            node.metadata_props[SCOPES] = scopes
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
 
 
 def drop_reshapes(graph: ir.Graph) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.table import Table
+from rich.text import Text
 
 from common.files import read_json
 from common.progress import console, say
-from export.bundle import MANIFEST_FILE, Bundle
+from export.bundle import MANIFEST_FILE, Bundle, Manifest
 
 
 def inspect(path: Path, *, as_json: bool = False) -> None:
@@ -21,37 +23,74 @@ def inspect(path: Path, *, as_json: bool = False) -> None:
     if as_json:
         console.print_json(data=read_json(path / MANIFEST_FILE))
         return
-    manifest, task = bundle.manifest, bundle.task
     table = Table(show_header=False, box=None, pad_edge=False)
-    shown = {
-        "name": manifest.name,
-        "layers": str(manifest.layers),
-        "parameters": f"{manifest.parameters:,}",
-        "precision": f"{manifest.precision}, opset {manifest.opset}",
-        "size": f"{bundle.size_bytes / 1e6:.1f} MB in {len(manifest.files)} files",
-        "task": f"{task.problem_type.replace('_', ' ')}, {len(task.labels)} labels",
-        "longest text": f"{manifest.max_length} tokens",
-    }
-    for key in ("model", "teacher", "base_model"):
-        source = manifest.made_from.get(key)
-        if source:
-            shown[{"model": "made from", "base_model": "base model"}.get(key, key)] = (
-                f"{source['name']}, sha256 {source['sha256'][:16]}…"
-            )
-    if manifest.made_from.get("method"):
-        shown["method"] = manifest.made_from["method"]
-    if manifest.measured:
-        measured = manifest.measured
-        teacher = measured.get("teacher_value")
-        shown[f"{measured['metric']} on {measured['split']}"] = f"{measured['value']:.4f}" + (
-            f" (teacher {teacher:.4f})" if teacher is not None else ""
-        )
-    proof = manifest.verification
-    shown["verified"] = (
-        f"{proof.texts} texts, {proof.shapes} shapes: logits within {proof.max_difference:.1e}, "
-        f"scores alone and in a batch within {proof.batch_shift:.1e}"
-    )
-    for name, value in shown.items():
-        table.add_row(name, value)
+    for name, value in (*_origin(bundle), *_proofs(bundle.manifest), *_contents(bundle.manifest)):
+        table.add_row(name, Text(value))
     console.print(table)
-    say(f"All {len(manifest.files)} files match their hashes.")
+    say(f"All {len(bundle.manifest.files)} files match their hashes.")
+
+
+def _origin(bundle: Bundle) -> Iterator[tuple[str, str]]:
+    manifest, task = bundle.manifest, bundle.task
+    yield "name", manifest.name
+    yield "layers", str(manifest.layers)
+    yield "parameters", f"{manifest.parameters:,}"
+    yield "precision", f"{manifest.precision}, opset {manifest.opset}"
+    yield "size", f"{bundle.size_bytes / 1e6:.1f} MB in {len(manifest.files)} files"
+    yield "task", f"{task.problem_type.replace('_', ' ')}, {len(task.labels)} labels"
+    yield "longest text", f"{manifest.max_length} tokens"
+    for key, name in (("model", "made from"), ("teacher", "teacher"), ("base_model", "base model")):
+        if source := manifest.made_from.get(key):
+            yield name, f"{source['name']}, sha256 {source['sha256'][:16]}…"
+    if manifest.made_from.get("method"):
+        yield "method", manifest.made_from["method"]
+    if measured := manifest.measured:
+        teacher = measured.get("teacher_value")
+        against = "" if teacher is None else f" (teacher {teacher:.4f})"
+        yield f"{measured['metric']} on {measured['split']}", f"{measured['value']:.4f}{against}"
+
+
+def _proofs(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    checked = manifest.verification
+    logits = "" if checked.max_difference is None else f"logits within {checked.max_difference:.1e}, "
+    yield (
+        "verified",
+        f"{checked.texts} texts, {checked.shapes} shapes, on {checked.device}: {logits}"
+        f"scores alone and in a batch within {checked.batch_shift:.1e}",
+    )
+    if checked.weights_difference is not None:
+        yield "weights", f"in the bundle: logits within {checked.weights_difference:.1e}"
+    proof = manifest.precision_proof
+    if proof is not None and proof.precision != "fp32":
+        yield (
+            f"{proof.precision} against fp32",
+            f"{proof.metric} {proof.value:.4f} and {proof.fp32_value:.4f} on {proof.data['name']}, "
+            f"{100 * proof.agreement:.1f} % same labels, {100 * proof.bytes / proof.fp32_bytes:.0f} % of the bytes, "
+            f"scores alone and in a batch within {proof.batch_shift:.1e}",
+        )
+        if proof.weight_bits:
+            yield "weight bits", f"{proof.weight_bits}: {proof.weight_bits_reason}"
+        if proof.calibrated_on:
+            yield "ranges", f"from {proof.calibrated_on['rows']:,} rows of {proof.calibrated_on['name']}"
+    for device in manifest.not_run:
+        yield f"on {device}", "not run"
+    if found := manifest.calibration:
+        limits = ", a threshold for each label" if found.thresholds else ""
+        yield (
+            "calibration",
+            f"temperature {found.temperature:g}{limits}: error {100 * found.ece_before:.1f} % before, "
+            f"{100 * found.ece_after:.1f} % after; Brier {found.brier_before:.4f}, {found.brier_after:.4f}",
+        )
+
+
+def _contents(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """Nothing for bundles of the first format, which do not tell."""
+    for group, size in manifest.contents.get("tensors", {}).items():
+        yield f"tensors, {group}", f"{size / 1e3:,.0f} kB"
+    if operators := manifest.contents.get("operators"):
+        yield "operators", ", ".join(f"{count} {name}" for name, count in operators.items())
+    layers = manifest.contents.get("layers", {})
+    for precision in sorted(set(layers.values())):
+        names = [name for name, its in layers.items() if its == precision]
+        several = len(set(layers.values())) > 1
+        yield f"layers in {precision}", f"all {len(names)}" if not several else ", ".join(names)

@@ -9,16 +9,20 @@ import warnings
 from pathlib import Path
 
 import onnx
+import onnxruntime
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from common.errors import WorkFailedError
+from common.errors import InputError, WorkFailedError, first_line
 from export.exported_form import exported_form
 from export.graph_passes import improve
+from export.onnx_file import save_graph
+from export.settings import OPSET
 from kernels.onnx_translation import TRANSLATIONS
 
-OPSET = 20
+# The translations of this project's ops are written in it.
+_LEAST_OPSET = 18
 
 
 class _Logits(nn.Module):
@@ -31,15 +35,19 @@ class _Logits(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         logits: Tensor = self.model(**dict(zip(self.names, inputs, strict=True)), return_dict=True).logits
-        return logits
+        return logits.float()
 
 
-def export_graph(model: PreTrainedModel, names: tuple[str, ...], path: Path) -> None:
+def export_graph(model: PreTrainedModel, names: tuple[str, ...], path: Path, opset: int = OPSET) -> None:
     """Writes the graph: int64 inputs `[batch, length]` in the order of `names`, output `logits` `[batch, labels]`.
 
+    A float16 model has float32 logits all the same.
+
     Raises:
+        InputError: the exporter or the installed ONNX Runtime does not know the opset.
         WorkFailedError: torch cannot export the model, or the ONNX checker refuses the result.
     """
+    check_opset(opset)
     model = model.eval()
     example = tuple(_example(name) for name in names)
     batch, length = torch.export.Dim("batch_size"), torch.export.Dim("sequence_length")
@@ -49,7 +57,7 @@ def export_graph(model: PreTrainedModel, names: tuple[str, ...], path: Path) -> 
                 _Logits(model, names),
                 example,
                 dynamo=True,
-                opset_version=OPSET,
+                opset_version=opset,
                 input_names=list(names),
                 output_names=["logits"],
                 custom_translation_table=TRANSLATIONS,
@@ -58,7 +66,7 @@ def export_graph(model: PreTrainedModel, names: tuple[str, ...], path: Path) -> 
             )
             assert program is not None
             improve(program.model)
-            program.save(str(path))
+            save_graph(program.model, path)
         onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:  # the exporter's failures share no base class
         raise WorkFailedError(f"{type(model).__name__} cannot be exported to ONNX: {_reason(error)}") from error
@@ -68,8 +76,33 @@ def _reason(error: BaseException) -> str:
     """The first line of the innermost cause; the exporter wraps it in pages of advice."""
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return first_line(error)
+
+
+def check_opset(opset: int) -> None:
+    """
+    Raises:
+        InputError: the exporter or the installed ONNX Runtime does not know the opset.
+    """
+    # The translations are written in opset 18; torch tells the highest nowhere in public.
+    highest = next(
+        number for number in range(torch.onnx._constants.ONNX_MAX_OPSET, _LEAST_OPSET - 1, -1) if _runs(number)
+    )
+    if not _LEAST_OPSET <= opset <= highest:
+        raise InputError(f"opset must lie between {_LEAST_OPSET} and {highest} here, not {opset}")
+
+
+def _runs(opset: int) -> bool:
+    """Whether the installed ONNX Runtime opens a graph of this opset."""
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    node = onnx.helper.make_node("Identity", ["x"], ["y"])
+    graph = onnx.helper.make_graph([node], "graph", [value], [onnx.helper.make_tensor_value_info("y", 1, [1])])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=10)
+    try:
+        onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    except Exception:  # the runtime's errors share no base class
+        return False
+    return True
 
 
 def _example(name: str) -> Tensor:

@@ -7,17 +7,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from common.errors import InputError, WorkFailedError
 from common.examples import Examples
-from common.labels import MULTI_LABEL, MULTI_LABEL_THRESHOLD, REGRESSION, Task, activate
+from common.labels import MULTI_LABEL, REGRESSION, Task, activate
 from common.progress import progress
 from common.tokenization import Encoded, Text, TextEncoder, pack
-from export.bundle import Verification
+from export.exported_graph import ExportedGraph
+from export.proofs import Verification
+from export.settings import FP32
 from kernels.inference import load_inference
 from kernels.packed_classifier import PackedClassifier
 
@@ -25,75 +26,102 @@ MIN_TEXTS = 64
 MAX_TEXTS = 256
 # Logits of the two may differ by so much in fp32; the order of summation differs.
 TOLERANCE = 1e-4
+# And so much in half precision, or between integers whose inputs were rounded otherwise.
+LOWER_TOLERANCE = 2e-2
 _BATCH_SIZES = (1, 2, 3, 5, 8, 16, 32)
 
 
 def verify(
-    model: PreTrainedModel,
-    graph: Path,
-    names: Sequence[str],
+    graph: ExportedGraph,
     encoder: TextEncoder,
     examples: Examples,
     task: Task,
     seed: int,
+    *,
+    model: PreTrainedModel | None,
     weights: Path | None = None,
+    precision: str = FP32,
 ) -> Verification:
-    """Compares the two models' logits and labels, and each text alone with the same text in a batch.
+    """Compares the graph's logits and labels with the model's, and each text alone with the same text in a batch.
 
     Args:
-        graph: the ONNX file.
-        names: its inputs.
         examples: at least `MIN_TEXTS` real texts; some are joined so that long inputs are run too.
+        model: the PyTorch model; None where the graph came without one, and is compared with itself alone.
         weights: a directory with the model's weights; loaded from there and run as the torch engine does, packed where
             the family can be, they must agree as well.
+        precision: of the graph.
 
     Raises:
         InputError: fewer texts.
-        WorkFailedError: a logit differs by more than `TOLERANCE`, a label differs, or an output is not finite.
+        WorkFailedError: a logit differs by more than `TOLERANCE` (`LOWER_TOLERANCE` below float32), a label differs,
+            there are more or fewer logits than labels, or an output is not finite.
     """
     if len(examples) < MIN_TEXTS:
         raise InputError(
             f"{examples.source} has {len(examples)} rows; the check of an export needs at least {MIN_TEXTS}: "
             f"leave --dev out to check on the shipped messages"
         )
+    names = graph.names
     texts = _mixed(examples.texts, encoder, random.Random(seed), pairs="token_type_ids" in names)
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     again = load_inference(weights, encoder.max_length) if weights is not None else None
     encoded = encoder.encode(texts)
-    difference, shift, same, same_again = 0.0, 0.0, True, True
-    weights_difference = 0.0 if again is not None else None
-    shapes = set()
+    tolerance = TOLERANCE if precision == FP32 else LOWER_TOLERANCE
+    ours, weights_again, batched = (_Comparison(task, tolerance) for _ in range(3))
+    shift, shapes = 0.0, set()
     with progress("verifying", len(texts), "texts") as advance:
         for rows in _batches(len(texts), random.Random(seed)):
-            batch = encoder.pad([encoded[row] for row in rows])
-            shapes.add(batch["input_ids"].shape)
-            ours = _run(session, batch, names)
-            reference = _reference(model, batch, names)
-            if not np.isfinite(ours).all():
+            batch = [encoded[row] for row in rows]
+            padded = encoder.pad(batch)
+            shapes.add(padded["input_ids"].shape)
+            logits = graph.logits(batch)
+            if logits.shape != (len(rows), len(task.labels)):
                 raise WorkFailedError(
-                    "the exported model gives outputs that are not finite numbers: no bundle is written"
+                    f"the graph gives logits of shape {list(logits.shape)} for {len(rows)} texts and "
+                    f"{len(task.labels)} labels: no bundle is written"
                 )
-            difference = max(difference, _difference(ours, reference, task))
-            same = same and np.array_equal(labels_of(ours, task), labels_of(reference, task))
-            if again is not None:
-                ours_again = _run_weights(again, encoder, [encoded[row] for row in rows], names)
-                weights_difference = max(weights_difference or 0.0, _difference(ours_again, reference, task))
-                same_again = same_again and np.array_equal(labels_of(ours_again, task), labels_of(reference, task))
-            alone = np.concatenate([_run(session, encoder.pad([encoded[row]]), names) for row in rows])
-            scores = activate(ours, task.problem_type)
-            shift = max(shift, float(np.abs(scores - activate(alone, task.problem_type)).max()))
+            if model is not None:
+                reference = _reference(model, padded, names)
+                ours.add(logits, reference)
+                if again is not None:
+                    weights_again.add(_run_weights(again, encoder, batch, names), reference)
+            alone = np.concatenate([graph.logits([text]) for text in batch])
+            batched.add(logits, alone)
+            scores = [activate(values, task.problem_type) for values in (logits, alone)]
+            shift = max(shift, float(np.abs(scores[0] - scores[1]).max()))
             advance(len(rows))
-    _refuse("exported model is", difference, same)
-    _refuse("bundle's weights are", weights_difference or 0.0, same_again)
+    ours.refuse("exported model is not the trained one")
+    weights_again.refuse("bundle's weights are not the trained ones")
+    batched.refuse("exported model's answers depend on a text's neighbours")
     return Verification(
         texts=len(texts),
         data=examples.describe(),
         shapes=len(shapes),
-        max_difference=difference,
+        max_difference=None if model is None else ours.difference,
         batch_shift=shift,
-        same_labels=same,
-        weights_difference=weights_difference,
+        same_labels=True,
+        weights_difference=None if again is None else weights_again.difference,
+        device=graph.device,
     )
+
+
+class _Comparison:
+    """The greatest difference between two models' logits, and whether their labels agree."""
+
+    def __init__(self, task: Task, tolerance: float):
+        self._task, self._tolerance = task, tolerance
+        self.difference = 0.0
+        self.same = True
+
+    def add(self, ours: NDArray[np.floating], reference: NDArray[np.floating]) -> None:
+        self.difference = max(self.difference, _difference(ours, reference, self._task))
+        self.same = self.same and count_differing(ours, reference, self._task) == 0
+
+    def refuse(self, what: str) -> None:
+        if not self.difference <= self._tolerance or not self.same:  # NaN is not within it
+            raise WorkFailedError(
+                f"the {what}: logits differ by up to {self.difference:.2e} "
+                f"(allowed: {self._tolerance:.0e}), labels {'agree' if self.same else 'differ'}: no bundle is written"
+            )
 
 
 def _difference(ours: NDArray[np.floating], reference: NDArray[np.floating], task: Task) -> float:
@@ -107,9 +135,15 @@ def labels_of(logits: NDArray[np.floating], task: Task) -> NDArray[np.int64] | N
     if task.problem_type == REGRESSION:
         return np.zeros(0, np.int64)
     if task.problem_type == MULTI_LABEL:
-        return activate(logits, MULTI_LABEL) >= MULTI_LABEL_THRESHOLD
+        return task.holds(activate(logits, MULTI_LABEL))
     best: NDArray[np.int64] = logits.argmax(axis=-1)
     return best
+
+
+def count_differing(one: NDArray[np.floating], other: NDArray[np.floating], task: Task) -> int:
+    """Rows of two arrays of logits whose answers differ."""
+    differs = labels_of(one, task) != labels_of(other, task)
+    return int((differs.any(axis=-1) if differs.ndim == 2 else differs).sum())
 
 
 def _mixed(texts: Sequence[Text], encoder: TextEncoder, draw: random.Random, *, pairs: bool) -> list[Text]:
@@ -139,21 +173,6 @@ def _batches(count: int, draw: random.Random) -> Iterator[list[int]]:
         size = _BATCH_SIZES[turn % len(_BATCH_SIZES)]
         yield order[start : start + size]
         start, turn = start + size, turn + 1
-
-
-def _run(
-    session: onnxruntime.InferenceSession, batch: dict[str, NDArray[np.int64]], names: Sequence[str]
-) -> NDArray[np.float32]:
-    logits: NDArray[np.float32] = session.run(["logits"], {name: batch[name] for name in names})[0]
-    return logits
-
-
-def _refuse(what: str, difference: float, same: bool) -> None:
-    if not difference <= TOLERANCE or not same:  # NaN is not within it
-        raise WorkFailedError(
-            f"the {what} not the trained one: logits differ by up to {difference:.2e} "
-            f"(allowed: {TOLERANCE:.0e}), labels {'agree' if same else 'differ'}: no bundle is written"
-        )
 
 
 def _run_weights(

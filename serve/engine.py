@@ -10,8 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from common.devices import check_device
 from common.errors import InputError, TextError, WorkFailedError
-from common.labels import MULTI_LABEL, MULTI_LABEL_THRESHOLD, SEPARATOR, Task, activate
+from common.labels import MULTI_LABEL, SEPARATOR, Task, activate
 from common.machine import usable_cores
 from common.tokenization import Encoded, Text, TextEncoder, check_text
 from export.bundle import Bundle
@@ -81,8 +82,7 @@ class Prediction:
     def chosen(self) -> list[str]:
         """The labels that hold: the best one, or for several labels each at or above the threshold."""
         if self.task.problem_type == MULTI_LABEL:
-            names = zip(self.task.labels, self.scores, strict=True)
-            return [label for label, score in names if score >= MULTI_LABEL_THRESHOLD]
+            return [label for label, holds in zip(self.task.labels, self.task.holds(self.scores), strict=True) if holds]
         return [self.label]
 
     @property
@@ -114,20 +114,32 @@ class Engine:
 
     @classmethod
     def load(
-        cls, path: Path | str, *, engine: str = "onnx", threads: int = 0, limits: BatchLimits | None = None
+        cls,
+        path: Path | str,
+        *,
+        engine: str = "onnx",
+        device: str = "auto",
+        threads: int = 0,
+        limits: BatchLimits | None = None,
     ) -> Engine:
         """Verifies the bundle and opens its model.
 
         Args:
             path: the bundle's directory.
-            engine: what runs the model, one of `ENGINES`; 'torch' needs a bundle exported with its weights.
+            engine: what runs the model, one of `ENGINES`; 'torch' needs a bundle exported with its weights. It sets
+                PyTorch's thread count and quiets transformers for the whole process.
+            device: one of `common.devices.DEVICES`; 'auto' takes CUDA where it works, else the CPU. An int8 model runs
+                on the CPU.
             threads: of the model on the CPU; 0 takes one a core.
 
         Raises:
             InputError: the directory is no bundle, was changed, or its model cannot be opened; more threads than cores.
+            WorkFailedError: CUDA is asked for and cannot be had.
+            ModuleNotFoundError: the torch engine's packages are not installed.
         """
         if engine not in ENGINES:
             raise InputError(f"engine must be one of {', '.join(ENGINES)}, not '{engine}'")
+        check_device(device)
         cores = usable_cores()
         if not 0 <= threads <= cores:
             raise InputError(f"threads must lie between 0 and this machine's {cores} cores, not {threads}")
@@ -137,9 +149,9 @@ class Engine:
         if engine == "torch":
             from serve.torch_model import TorchModel  # torch is not there where bundles are only served
 
-            model = TorchModel(bundle, encoder, threads)
+            model = TorchModel(bundle, encoder, threads, device)
         else:
-            model = OnnxModel(bundle, encoder, threads)
+            model = OnnxModel(bundle, encoder, threads, device)
         return cls(bundle, model, encoder, limits or BatchLimits())
 
     @property

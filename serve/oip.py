@@ -40,6 +40,7 @@ _INFER_SCHEMA = {
         },
     },
 }
+_PLATFORMS = {"onnx": "onnxruntime_onnx", "torch": "pytorch"}
 _BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": _INFER_SCHEMA}}}}
 
 
@@ -72,7 +73,7 @@ async def model_metadata(request: Request, name: str, model_version: str | None 
         {
             "name": name,
             "versions": [service.version],
-            "platform": "onnxruntime_onnx",
+            "platform": _PLATFORMS[service.engine.model.engine],
             "inputs": [
                 {"name": "text", "datatype": "BYTES", "shape": [-1]},
                 {"name": "text_pair", "datatype": "BYTES", "shape": [-1]},

@@ -58,6 +58,7 @@ def score(
     prefix: str = "",
     metric: str | None = None,
     engine: str = "onnx",
+    device: str = "auto",
     threads: int = 0,
     overwrite: bool = False,
 ) -> ScoreSummary:
@@ -70,7 +71,7 @@ def score(
         all_scores: adds `scores`, a JSON object from label to score.
         prefix: of the added columns' names.
         metric: the one printed, where a label column is there.
-        engine, threads: as in `Engine.load`.
+        engine, device, threads: as in `Engine.load`.
 
     Raises:
         InputError: the bundle, the input or the output will not do, or the input cannot be decoded (with the line).
@@ -82,7 +83,7 @@ def score(
     if output.exists() and output.samefile(input):
         raise InputError(f"{output} is the input itself: choose another output")
     found = columns.found_in(reader.columns, str(input), need_label=False)
-    loaded = Engine.load(bundle, engine=engine, threads=threads)
+    loaded = Engine.load(bundle, engine=engine, device=device, threads=threads)
     task = loaded.task
     name = choose_metric(task, metric)
     # From Parquet to Parquet the other columns pass through as they are.

@@ -31,6 +31,7 @@ def run_server(
     host: str,
     port: int,
     engine: str = "onnx",
+    device: str = "auto",
     threads: int = 0,
     settings: SchedulerSettings | None = None,
 ) -> None:
@@ -38,15 +39,16 @@ def run_server(
 
     Args:
         port: 0 takes any free one.
-        engine, threads: as in `Engine.load`.
+        engine, device, threads: as in `Engine.load`.
 
     Raises:
         InputError: the address cannot be listened on, or the bundle will not do.
+        WorkFailedError: CUDA is asked for and cannot be had.
     """
     started = time.monotonic()
     listener = _listen(host, port)
     with listener:
-        loaded = Engine.load(bundle, engine=engine, threads=threads)
+        loaded = Engine.load(bundle, engine=engine, device=device, threads=threads)
         loaded.classify(["ready"])  # the first run allocates; no caller should wait for that
         app = create_app(loaded, settings)
         config = uvicorn.Config(
@@ -56,7 +58,7 @@ def run_server(
         shown = f"[{address[0]}]" if ":" in address[0] else address[0]
         say(
             f"Serving {loaded.name} ({loaded.bundle.manifest.layers} layers, {len(loaded.task.labels)} labels"
-            f"{'' if engine == 'onnx' else f', {engine} on {loaded.model.device}'}) at "
+            f"{'' if (engine, device) == ('onnx', 'auto') else f', {engine} on {loaded.model.device}'}) at "
             f"http://{shown}:{address[1]} after {time.monotonic() - started:.1f} s. Ctrl-C stops it."
         )
         # uvicorn answers what is under way, then raises the signal that stopped it.

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from common.errors import InputError
+from common.errors import InputError, WorkFailedError, first_line
 from common.machine import usable_cores
 from common.tokenization import Encoded, TextEncoder, pack
 from export.bundle import WEIGHTS_FILE, Bundle
@@ -46,13 +46,20 @@ class TorchModel:
 
     engine = "torch"
 
-    def __init__(self, bundle: Bundle, encoder: TextEncoder, threads: int):
-        """Loads the weights; on CUDA where there is a GPU, else on the CPU.
+    def __init__(self, bundle: Bundle, encoder: TextEncoder, threads: int, device: str):
+        """Loads the weights.
+
+        Args:
+            device: 'cpu', 'cuda', or 'auto', which takes CUDA where there is a GPU.
 
         Raises:
             InputError: the bundle holds no weights, or they are not those of its config.
+            WorkFailedError: CUDA is asked for and PyTorch sees none.
         """
-        cuda = torch.cuda.is_available()
+        cuda = device != "cpu" and torch.cuda.is_available()
+        if device == "cuda" and not cuda:
+            built = "" if torch.version.cuda else " (it was built without CUDA)"
+            raise WorkFailedError(f"device cuda: PyTorch {torch.__version__} sees no GPU{built}")
         torch.set_num_threads(threads or usable_cores())
         self.device = f"cuda ({torch.cuda.get_device_name()})" if cuda else "cpu"
         self._device = torch.device("cuda" if cuda else "cpu")
@@ -98,8 +105,7 @@ def _load(bundle: Bundle, longest: int, device: torch.device) -> PackedClassifie
     try:
         return load_inference(bundle.path, longest, device)
     except Exception as error:  # transformers raises many kinds for files that do not fit
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{bundle.path / WEIGHTS_FILE} cannot be loaded: {reason}") from None
+        raise InputError(f"{bundle.path / WEIGHTS_FILE} cannot be loaded: {first_line(error)}") from None
 
 
 def _fused(model: PackedClassifier) -> bool:

@@ -241,7 +241,9 @@ def export_bundle(
 ) -> Path:
     """Exports a random model; the model itself stays beside the bundle as `model`."""
     from export.exporting import export
+    from export.settings import ExportSettings
 
     model = make_model(directory / "model", family, 2, labels, problem_type)
-    export(model, directory / "bundle", checked_on=str(DEV), with_weights=with_weights)
+    settings = ExportSettings(with_weights=with_weights)
+    export(model, directory / "bundle", checked_on=str(DEV), settings=settings)
     return directory / "bundle"

@@ -30,6 +30,7 @@ app = typer.Typer(
 app.command()(training_commands.finetune)
 app.command()(training_commands.distill)
 app.command()(training_commands.export)
+app.command()(training_commands.adopt)
 app.command()(serving_commands.serve)
 app.command()(serving_commands.score)
 app.command()(serving_commands.bench)

@@ -26,6 +26,9 @@ EngineName = Annotated[
         "for bundles exported with --with-weights.",
     ),
 ]
+Device = Annotated[
+    str, typer.Option(help="cpu, cuda, or auto: CUDA where it works, else the CPU. cuda never falls back.")
+]
 Metric = Annotated[
     str | None,
     typer.Option(help="Dev metric: accuracy, macro-f1, f1, f1-accuracy, matthews, micro-f1, pearson-spearman, mse, …"),

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from understudy.options import (
+    Device,
     EngineName,
     LabelColumn,
     Output,
@@ -28,6 +29,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
     engine: EngineName = "onnx",
+    device: Device = "auto",
     threads: Threads = 0,
     max_queue_tokens: Annotated[int, typer.Option(min=1, help="Tokens admitted and not yet answered.")] = 65_536,
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds until a waiting request is given up.")] = 30.0,
@@ -39,7 +41,7 @@ def serve(
 
     del seed  # nothing here is drawn at random
     settings = SchedulerSettings(max_queue_tokens=max_queue_tokens, timeout=timeout)
-    run_server(bundle, host=host, port=port, engine=engine, threads=threads, settings=settings)
+    run_server(bundle, host=host, port=port, engine=engine, device=device, threads=threads, settings=settings)
 
 
 def score(
@@ -50,6 +52,7 @@ def score(
     prefix: Annotated[str, typer.Option(help="Put before the names of the added columns.")] = "",
     metric: Annotated[str | None, typer.Option(help="Metric printed where a label column is there.")] = None,
     engine: EngineName = "onnx",
+    device: Device = "auto",
     threads: Threads = 0,
     text_column: TextColumn = None,
     pair_column: PairColumn = None,
@@ -70,6 +73,7 @@ def score(
         prefix=prefix,
         metric=metric,
         engine=engine,
+        device=device,
         threads=threads,
         overwrite=overwrite,
     )
@@ -84,6 +88,7 @@ def bench(
     ] = None,
     rounds: Annotated[int, typer.Option(min=3, help="Measured turns of each model.")] = 7,
     engine: EngineName = "onnx",
+    device: Device = "auto",
     threads: Threads = 0,
     text_column: TextColumn = None,
     pair_column: PairColumn = None,
@@ -103,6 +108,7 @@ def bench(
         columns=columns(text_column, pair_column, label_column) if data else columns(None, None, None),
         rounds=rounds,
         engine=engine,
+        device=device,
         threads=threads,
         overwrite=overwrite,
         seed=seed,
@@ -111,7 +117,7 @@ def bench(
 
 def inspect(
     bundle: Bundle,
-    json: Annotated[bool, typer.Option("--json", help="Print the manifest itself.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the manifest as it is.")] = False,
     seed: Seed = 0,
 ) -> None:
     """Verify a bundle and show what it was made from."""

@@ -11,6 +11,7 @@ from common.metrics import LOWER_IS_BETTER
 from common.progress import say
 from understudy.options import (
     Dev,
+    Device,
     LabelColumn,
     Metric,
     Output,
@@ -25,6 +26,9 @@ from understudy.options import (
 Epochs = Annotated[int, typer.Option(help="Passes over the training rows; the best by dev metric is kept.")]
 BatchSize = Annotated[int, typer.Option(help="Rows a step.")]
 LearningRate = Annotated[float, typer.Option(help="AdamW's peak learning rate.")]
+Calibrate = Annotated[
+    bool, typer.Option("--calibrate/--no-calibrate", help="Fit a temperature (and thresholds) on the dev labels.")
+]
 MaxLength = Annotated[
     int | None,
     typer.Option(help="Tokens a text; longer texts are truncated, and counted. 128, or what the teacher reads."),
@@ -134,13 +138,34 @@ def distill(
 def export(
     model_dir: Annotated[Path, typer.Argument(help="Directory of a teacher or student.")],
     output: Output,
-    precision: Annotated[str, typer.Option(help="fp32.")] = "fp32",
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="fp32; int8 (a range for each position); int8-static (ranges from --train); fp16 (for CUDA); "
+            "auto: the fastest that passes. All but fp32 need --dev."
+        ),
+    ] = "fp32",
+    dev: Annotated[
+        str | None,
+        typer.Option(
+            help="Table that the export is checked on; shipped messages otherwise. Where it has labels, they calibrate "
+            "the scores and judge a lower precision."
+        ),
+    ] = None,
+    max_loss: Annotated[
+        float, typer.Option(help="Points of the dev metric that a lower precision may cost; else there is no bundle.")
+    ] = 0.5,
+    metric: Metric = None,
+    train: Annotated[str | None, typer.Option(help="Training table, for the ranges of int8-static.")] = None,
+    weight_bits: Annotated[
+        int | None, typer.Option(help="8, or 7 for processors without VNNI; otherwise what this processor needs.")
+    ] = None,
+    calibrate: Calibrate = True,
+    opset: Annotated[int, typer.Option(help="ONNX opset.")] = 20,
+    device: Device = "auto",
     with_weights: Annotated[
         bool, typer.Option("--with-weights", help="Put the weights in too, for `--engine torch`.")
     ] = False,
-    dev: Annotated[
-        str | None, typer.Option(help="Table whose texts the export is checked on; shipped messages otherwise.")
-    ] = None,
     text_column: TextColumn = None,
     pair_column: PairColumn = None,
     label_column: LabelColumn = None,
@@ -148,18 +173,78 @@ def export(
     seed: Seed = 0,
 ) -> None:
     """Turn a model into a verified ONNX bundle."""
+    from common.examples import has_labels
     from demo.messages import DEV
     from export.exporting import export as run
+    from export.settings import ExportSettings
 
+    given = columns(text_column, pair_column, label_column)
+    settings = ExportSettings(
+        precision=precision,
+        labelled=dev is not None and (precision != "fp32" or calibrate) and has_labels(dev, given),
+        max_loss=max_loss,
+        metric=metric,
+        calibration_rows=train,
+        weight_bits=weight_bits,
+        calibrate=calibrate,
+        opset=opset,
+        device=device,
+        with_weights=with_weights,
+        seed=seed,
+    )
     run(
         model_dir,
         output,
         checked_on=dev or str(DEV),
-        precision=precision,
-        with_weights=with_weights,
-        columns=columns(text_column, pair_column, label_column) if dev else columns(None, None, None),
+        settings=settings,
+        columns=given if dev else columns(None, None, None),
         overwrite=overwrite,
-        seed=seed,
+    )
+
+
+def adopt(
+    directory: Annotated[
+        Path, typer.Argument(help="Directory of an ONNX classifier, as `optimum-cli export onnx` makes it.")
+    ],
+    output: Output,
+    dev: Annotated[
+        str | None,
+        typer.Option(
+            help="Table that the model is checked on; shipped messages otherwise. Where it has labels, they measure it "
+            "and calibrate its scores."
+        ),
+    ] = None,
+    file: Annotated[str | None, typer.Option(help="Which ONNX file, where there are several.")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="The PyTorch classifier it came from; the logits are then compared.")
+    ] = None,
+    metric: Metric = None,
+    calibrate: Calibrate = True,
+    device: Device = "auto",
+    text_column: TextColumn = None,
+    pair_column: PairColumn = None,
+    label_column: LabelColumn = None,
+    overwrite: Overwrite = False,
+    seed: Seed = 0,
+) -> None:
+    """Turn another tool's ONNX classifier into a verified bundle."""
+    from common.examples import has_labels
+    from demo.messages import DEV
+    from export.adoption import adopt as run
+    from export.settings import ExportSettings
+
+    given = columns(text_column, pair_column, label_column)
+    labelled = dev is not None and has_labels(dev, given)
+    settings = ExportSettings(labelled=labelled, metric=metric, calibrate=calibrate, device=device, seed=seed)
+    run(
+        directory,
+        output,
+        checked_on=dev or str(DEV),
+        file=file,
+        model_dir=model,
+        settings=settings,
+        columns=given if dev else columns(None, None, None),
+        overwrite=overwrite,
     )
 
 

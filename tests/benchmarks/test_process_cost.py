@@ -20,14 +20,14 @@ def test_a_process_answers_and_reports(student: Path, monkeypatch: pytest.Monkey
     (tmp_path / "common").mkdir()
     (tmp_path / "common" / "__init__.py").write_text("raise RuntimeError('the wrong one')")
     monkeypatch.chdir(tmp_path)
-    cost = measure_process(student, "onnx", 1, ["hello", ("a", "pair")])
+    cost = measure_process(student, "onnx", "cpu", 1, ["hello", ("a", "pair")])
     assert cost.start_up_s > 0
     assert cost.peak_memory_mb > 1
 
 
 def test_a_failed_process_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(WorkFailedError, match=r"ended with code 1: .*no such bundle directory") as caught:
-        measure_process(tmp_path / "nothing", "onnx", 1, ["hello"])
+        measure_process(tmp_path / "nothing", "onnx", "cpu", 1, ["hello"])
     assert "\n" not in str(caught.value)
 
 
@@ -43,7 +43,8 @@ def test_the_peak_is_the_process_own() -> None:
 def test_the_measured_process_imports_no_torch(student: Path) -> None:
     code = (
         "import sys, io; sys.stdin = io.StringIO('[\"hello\"]'); from benchmarks.process_cost import main; "
-        f"main({str(student)!r}, 'onnx', '1'); assert not {{'torch', 'transformers', 'matplotlib'}} & set(sys.modules)"
+        f"main({str(student)!r}, 'onnx', 'cpu', '1'); "
+        "assert not {'torch', 'transformers', 'matplotlib'} & set(sys.modules)"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)

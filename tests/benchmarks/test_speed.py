@@ -23,7 +23,7 @@ def test_a_spent_budget_leaves_enough_texts(
         "time_batches",
         lambda engine, part, size: seen.setdefault(size, {}).update({engine.name: list(part)}) or 1.0,
     )
-    measured = speed.measure_speed(open_pair(student, teacher, "onnx", 1), texts, rounds=3, seed=0)
+    measured = speed.measure_speed(open_pair(student, teacher, "onnx", "cpu", 1), texts, rounds=3, seed=0)
     assert measured["latency"]["measured"] >= 100
     assert {part["batch"]: part["texts"] for part in measured["throughput"]} == {1: 32, 8: 64, 32: 128}
     for by_engine in seen.values():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from transformers import AutoConfig, AutoTokenizer
 
 from common.errors import InputError
 from export.bundle import Bundle
+from export.inspection import inspect
+from export.proofs import Calibration
 from tests.conftest import INTENTS
 
 
@@ -70,6 +73,29 @@ def test_a_missing_or_cut_file_is_named(copy: Path, name: str) -> None:
 def test_a_newer_format_is_refused(copy: Path) -> None:
     _edit(copy, lambda manifest: manifest.update(format_version=99))
     with pytest.raises(InputError, match="format 99, newer than this release reads"):
+        Bundle.load(copy)
+
+
+def test_the_first_format_is_still_read(copy: Path) -> None:
+    def age(manifest: dict) -> None:  # type: ignore[type-arg]
+        for name in ("precision_proof", "calibration", "contents", "not_run"):
+            del manifest[name]
+        for name in ("weights_difference", "device"):
+            del manifest["verification"][name]
+        manifest.update(format_version=1, temperature=1.0)
+
+    _edit(copy, age)
+    manifest = Bundle.load(copy).manifest
+    assert (manifest.temperature, manifest.thresholds, manifest.weight_bits) == (1.0, (), None)
+    inspect(copy)
+
+
+@pytest.mark.parametrize("thresholds", [[0.5], [0.5, 0.5, 2.0], "abc"])
+def test_thresholds_that_do_not_fit_are_refused(copy: Path, thresholds: object) -> None:
+    names = [field.name for field in fields(Calibration)]
+    made = {**dict.fromkeys(names, 0.5), "thresholds": thresholds, "temperature": 1.0}
+    _edit(copy, lambda manifest: manifest.update(calibration=made))
+    with pytest.raises(InputError, match="no valid manifest"):
         Bundle.load(copy)
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -17,6 +18,9 @@ from common.errors import InputError, WorkFailedError
 from demo.messages import DEV
 from export.exporting import export
 from export.inspection import inspect
+from export.settings import ExportSettings
+from serve.engine import Engine, Prediction
+from serve.score import score
 from tests.conftest import INTENTS, export_bundle, make_model, messages, write_tsv
 
 
@@ -55,10 +59,10 @@ def test_a_graph_that_answers_otherwise_leaves_no_bundle(tmp_path: Path, monkeyp
     model = make_model(tmp_path / "model")
     other = exporting.export_graph
 
-    def tampered(model, names, path):  # type: ignore[no-untyped-def]
+    def tampered(model, *given):  # type: ignore[no-untyped-def]
         with torch.no_grad():
             model.classifier.bias += 0.01
-            other(model, names, path)
+            other(model, *given)
             model.classifier.bias -= 0.01
 
     monkeypatch.setattr(exporting, "export_graph", tampered)
@@ -139,3 +143,103 @@ def test_large_numbers_are_compared_in_proportion(tmp_path: Path) -> None:
     model.save_pretrained(path)
     manifest = export(path, tmp_path / "bundle", checked_on=str(DEV))
     assert manifest.verification.max_difference < 1e-4
+
+
+def _labelled(tmp_path: Path, rows: int = 120) -> Path:
+    return write_tsv(
+        tmp_path / "dev.tsv",
+        [{"text": row["text"], "label": INTENTS[number % 3]} for number, row in enumerate(messages(DEV)[:rows])],
+    )
+
+
+def test_a_labelled_table_calibrates_and_the_engine_applies_it(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "model")
+    dev = _labelled(tmp_path)
+    manifest = export(model, tmp_path / "bundle", checked_on=str(dev), settings=ExportSettings(labelled=True))
+    found = manifest.calibration
+    assert found is not None
+    assert manifest.temperature == found.temperature != 1  # random labels: no model may be sure of them
+    assert json.loads((tmp_path / "bundle" / "understudy.json").read_text())["temperature"] == found.temperature
+    card = (tmp_path / "bundle" / "README.md").read_text()
+    for value in (found.ece_before, found.ece_after, found.brier_before, found.brier_after):
+        assert f"{value:.4f}" in card
+    assert (tmp_path / "bundle" / "reliability.png").read_bytes().startswith(b"\x89PNG")
+    assert "(reliability.png)" in card
+    for answer in Engine.load(tmp_path / "bundle").classify([row["text"] for row in messages(DEV)[:9]]):
+        assert isinstance(answer, Prediction)
+        expected = torch.softmax(torch.tensor(answer.logits) / found.temperature, -1)
+        assert answer.scores == pytest.approx(expected.numpy(), abs=1e-6)
+        # What was asked for raw stays as the model gave it.
+        assert dict(answer.ranked(raw=True)) == pytest.approx(dict(zip(INTENTS, answer.logits, strict=True)))
+    plain = export(
+        model, tmp_path / "plain", checked_on=str(dev), settings=ExportSettings(labelled=True, calibrate=False)
+    )
+    assert (plain.calibration, plain.temperature) == (None, 1.0)
+
+
+def test_thresholds_decide_what_holds(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "model", labels=INTENTS, problem_type="multi_label_classification")
+    export(model, tmp_path / "plain", checked_on=str(DEV))
+    texts = [row["text"] for row in messages(DEV)[:120]]
+    answers = Engine.load(tmp_path / "plain").classify(texts)
+    assert all(isinstance(answer, Prediction) for answer in answers)
+    scores = np.stack([answer.scores for answer in answers])  # type: ignore[union-attr]
+    # Each label holds for the upper fourth of its scores, wherever those lie.
+    limits = np.quantile(scores, 0.75, axis=0)
+    rows = [
+        {"text": text, "label": "|".join(np.array(INTENTS)[row > limits])}
+        for text, row in zip(texts, scores, strict=True)
+    ]
+    dev = write_tsv(tmp_path / "dev.tsv", rows)
+    manifest = export(model, tmp_path / "bundle", checked_on=str(dev), settings=ExportSettings(labelled=True))
+    assert manifest.calibration is not None
+    assert manifest.calibration.f1_after > (manifest.calibration.f1_before or 0)  # type: ignore[operator]
+    engine = Engine.load(tmp_path / "bundle")
+    assert engine.task.thresholds == manifest.thresholds != ()
+    for answer in engine.classify(texts):
+        assert isinstance(answer, Prediction)
+        reached = zip(INTENTS, answer.scores, manifest.thresholds, strict=True)
+        held = [name for name, value, limit in reached if value >= np.float32(limit)]
+        assert answer.chosen == held
+    summary = score(tmp_path / "bundle", dev, tmp_path / "scored.csv")
+    assert summary.metrics["micro-f1"] > 0.9
+
+
+@pytest.mark.parametrize("opset", [18, 22])
+def test_other_opsets(opset: int, tmp_path: Path) -> None:
+    model = make_model(tmp_path / "model")
+    manifest = export(model, tmp_path / "bundle", checked_on=str(DEV), settings=ExportSettings(opset=opset))
+    assert manifest.opset == opset
+    assert {entry.domain: entry.version for entry in onnx.load(tmp_path / "bundle" / "model.onnx").opset_import}[
+        ""
+    ] == opset
+
+
+@pytest.mark.parametrize("opset", [9, 17, 99])
+def test_opsets_that_nobody_runs_are_refused(opset: int, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=rf"opset must lie between 18 and \d+ here, not {opset}"):
+        export(
+            make_model(tmp_path / "model"), tmp_path / "b", checked_on=str(DEV), settings=ExportSettings(opset=opset)
+        )
+
+
+def test_the_graph_holds_no_path_of_this_machine_and_no_weight_to_be_reshaped(tmp_path: Path) -> None:
+    bundle = export_bundle(tmp_path, "xlnet", INTENTS, "single_label_classification")
+    content = (bundle / "model.onnx").read_bytes()
+    assert b"site-packages" not in content
+    assert str(Path(__file__).parents[2]).encode() not in content
+    graph = onnx.load(bundle / "model.onnx").graph
+    constants = {entry.name for entry in graph.initializer}
+    idle = [node.op_type for node in graph.node if node.input and set(node.input) <= constants]
+    assert idle == []
+
+
+def test_inspect_shows_what_is_inside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    export(make_model(tmp_path / "model"), tmp_path / "bundle", checked_on=str(_labelled(tmp_path)),
+           settings=ExportSettings(labelled=True, precision="int8", max_loss=100.0, with_weights=True))  # fmt: skip
+    capsys.readouterr()
+    inspect(tmp_path / "bundle")
+    shown = " ".join(capsys.readouterr().out.split())
+    for part in ("int8 against fp32", "weight bits", "temperature", "tensors, layers, int8", "MatMulIntegerToFloat",
+                 "layers in int8", "weights in the bundle"):  # fmt: skip
+        assert part in shown

@@ -21,6 +21,7 @@ from demo.messages import DEV
 from export import verification
 from export.bundle import Bundle
 from export.exporting import export
+from export.settings import ExportSettings
 from kernels import packed_classifier
 from serve.engine import BatchLimits, Engine, Prediction
 from serve.score import score
@@ -154,7 +155,7 @@ def test_an_xlnet_that_looks_back_only_runs_padded(tmp_path: Path) -> None:
     model = make_model(tmp_path / "model", "xlnet", 2)
     settings = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**settings, "attn_type": "uni"}))
-    export(model, tmp_path / "bundle", checked_on=str(DEV), with_weights=True)
+    export(model, tmp_path / "bundle", checked_on=str(DEV), settings=ExportSettings(with_weights=True))
     found = Bundle.load(tmp_path / "bundle").manifest.verification.weights_difference
     assert found is not None
     assert found < 1e-4
