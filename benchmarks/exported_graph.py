@@ -21,7 +21,7 @@ from unittest.mock import patch
 import numpy as np
 import onnxruntime
 import torch
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from benchmarks.machine import describe_machine
@@ -58,11 +58,7 @@ def compare(
         directory = Path(name)
         graphs = {"plain": directory / "plain.onnx", "ours": directory / "ours.onnx"}
         export_graph(model, INPUTS, graphs["ours"])
-        with (
-            patch.object(onnx_graph, "exported_form", lambda _: contextlib.nullcontext()),
-            patch.object(onnx_graph, "improve", lambda _: None),
-        ):
-            export_graph(model, INPUTS, graphs["plain"])
+        export_plain(model, INPUTS, graphs["plain"])
         if optimum:
             disable_progress_bar()
             model.save_pretrained(directory / "model")
@@ -70,6 +66,15 @@ def compare(
                 graphs[label] = _export_with_optimum(optimum, directory / "model", directory / label, options)
         sessions = {label: _open(path) for label, path in graphs.items()}
     return [_time(sessions, batch, length, rounds) for batch, length in shapes]
+
+
+def export_plain(model: PreTrainedModel, names: tuple[str, ...], path: Path) -> None:
+    """Writes the graph as the exporter leaves it."""
+    with (
+        patch.object(onnx_graph, "exported_form", lambda _: contextlib.nullcontext()),
+        patch.object(onnx_graph, "improve", lambda _: None),
+    ):
+        export_graph(model, names, path)
 
 
 def _export_with_optimum(python: str, model: Path, output: Path, options: list[str]) -> Path:

@@ -122,8 +122,8 @@ def _precision(manifest: Manifest) -> list[str]:
     lines += [
         f"Tried, with at most {proof.max_loss:g} points to lose:",
         "",
-        "| precision | layers in float32 | value | points lost | texts/s | passed |",
-        "|---|---:|---:|---:|---:|---|",
+        "| precision | layers in float32 | value | points lost | shift in a batch | flips | texts/s | passed |",
+        "|---|---:|---:|---:|---:|---:|---:|---|",
         *(_attempt(attempt) for attempt in proof.tried),
         "",
     ]
@@ -144,7 +144,10 @@ def _fitted(found: Calibration) -> str:
 def _attempt(tried: Attempt) -> str:
     speed = "" if tried.texts_per_s is None else f"{tried.texts_per_s:,.0f}"
     passed = "yes" if tried.passed else "no"
-    return f"| {tried.precision} | {len(tried.kept)} | {tried.value:.4f} | {tried.loss:+.2f} | {speed} | {passed} |"
+    alone = " | |" if tried.batch_shift is None else f" {tried.batch_shift:.1e} | {tried.flips} |"
+    return (
+        f"| {tried.precision} | {len(tried.kept)} | {tried.value:.4f} | {tried.loss:+.2f} |{alone} {speed} | {passed} |"
+    )
 
 
 def _calibration(manifest: Manifest) -> list[str]:

@@ -27,7 +27,7 @@ from export.dev_rows import DevRows
 from export.exported_graph import BATCH_SIZE, ExportedGraph
 from export.onnx_file import move_graph, save_graph
 from export.proofs import Attempt, PrecisionProof
-from export.quantization import EMBEDDINGS, linear_layers, quantize
+from export.quantization import layer_sizes, quantize
 from export.settings import AUTO, FP16, FP32, INT8, INT8_STATIC, ExportSettings
 from export.verification import count_differing
 
@@ -236,8 +236,10 @@ class _Gate:
         return shift, flips
 
     def _rank(self, precision: str, ranges: dict[str, tuple[float, float]]) -> list[str]:
-        """The layers, worst first, by the squared error of the logits when one alone is quantized."""
-        names = [layer.name for layer in linear_layers(ir.load(self._path))] + [EMBEDDINGS]
+        """The layers, worst first: by the squared error of the logits when one alone is quantized, for each number that
+        keeping it costs."""
+        sizes = layer_sizes(ir.load(self._path))
+        names = list(sizes)
         texts = self._rows.encoded[:_RANKING_TEXTS]
         path = self._tools.directory / "ranked" / self._path.name
         path.parent.mkdir(exist_ok=True)
@@ -248,7 +250,7 @@ class _Gate:
                 logits = self._tools.open(path, precision).all_logits(texts)
                 errors[name] = float(((logits - self._plain_logits[: len(texts)]) ** 2).mean())
                 advance(1)
-        return sorted(names, key=lambda name: -errors[name])
+        return sorted(names, key=lambda name: -errors[name] / max(sizes[name], 1))
 
     def _quantize(self, path: Path, kept: Sequence[str], ranges: dict[str, tuple[float, float]]) -> None:
         model = ir.load(self._path)

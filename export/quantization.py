@@ -69,6 +69,14 @@ def layer_names(nodes: Sequence[ir.Node]) -> list[str]:
     return names
 
 
+def layer_sizes(model: ir.Model) -> dict[str, int]:
+    """How many numbers each layer's weight has, and the tables together under `EMBEDDINGS`."""
+    sizes = {layer.name: layer.weight.size for layer in linear_layers(model)}
+    tables = [node.inputs[0] for node in model.graph if _reads_table(node)]
+    sizes[EMBEDDINGS] = sum(values.size for table in tables if (values := _constant(table)) is not None)
+    return sizes
+
+
 def quantize(
     model: ir.Model, *, weight_bits: int, kept: Collection[str] = (), ranges: Mapping[str, tuple[float, float]] = {}
 ) -> None:

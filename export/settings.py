@@ -55,6 +55,10 @@ class ExportSettings:
             raise InputError(f"max_loss must lie between 0 and 100 points, not {self.max_loss:g}")
         if self.precision == INT8_STATIC and self.calibration_rows is None:
             raise InputError("--precision int8-static needs --train, the training table that gives it its ranges")
+        if self.precision.startswith(INT8) and self.device == "cuda":
+            raise InputError(
+                f"{self.precision} runs on the CPU, no GPU kernels multiply its integers: take fp16 for CUDA"
+            )
         if self.weight_bits not in (None, 7, 8):
             raise InputError(f"weight_bits must be 7 or 8, not {self.weight_bits}")
         check_device(self.device)

@@ -271,6 +271,7 @@ def test_fp16_halves_the_bytes_and_says_what_was_not_run(model: Path, dev: Path,
         ({"weight_bits": 4}, "must be 7 or 8"),
         ({"max_loss": -1.0}, "between 0 and 100"),
         ({"device": "tpu"}, "device must be one of"),
+        ({"precision": "int8", "labelled": True, "device": "cuda"}, "int8 runs on the CPU.*take fp16"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], message: str) -> None:
