@@ -93,7 +93,7 @@ def adopt(
         if rows is not None:
             logits = graph.all_logits(rows.encoded, doing="measuring")
             value = rows.value(logits)
-            measured = {"metric": rows.metric, "split": rows.data["name"], "value": value, "teacher_value": None}
+            measured = {"metric": rows.metric, "split": rows.data["name"], "value": value, "precision": precision}
             calibration = (
                 calibrate(logits, rows.targets, task, rows.data, settings.seed) if settings.calibrate else None
             )

@@ -33,7 +33,8 @@ class Manifest:
         max_length: tokens at which texts are truncated.
         precision, opset: of the graph.
         made_from: name and weight hash of the model, its teacher and its base; method and settings; data hashes.
-        measured: the dev metrics of student and teacher, with the metric and the split's name.
+        measured: the dev metrics of student and teacher, with the metric, the split's name, and the precision in which
+            the student's was measured.
         verification: see `Verification`.
         precision_proof: see `PrecisionProof`; None for float32.
         calibration: see `Calibration`; None where no labelled dev rows were given.

@@ -47,7 +47,9 @@ def _card(manifest: Manifest, task: Task) -> str:
         lines.append(f"| training data | {train['name']}, {train['rows']:,} rows (sha256 {train['sha256'][:12]}…) |")
     if manifest.measured:
         measured = manifest.measured
-        lines.append(f"| {measured['metric']} on {measured['split']} | {measured['value']:.4f} |")
+        other = measured.get("precision", manifest.precision) != manifest.precision
+        where = f"{measured['split']}{', in float32' if other else ''}"
+        lines.append(f"| {measured['metric']} on {where} | {measured['value']:.4f} |")
         if measured.get("teacher_value") is not None:
             lines.append(f"| the teacher's | {measured['teacher_value']:.4f} |")
     lines += [

@@ -36,6 +36,7 @@ from export.exported_graph import ExportedGraph
 from export.finishing import finish_bundle, say_result
 from export.onnx_graph import check_opset, export_graph
 from export.precision import Tools, lower_precision
+from export.proofs import PrecisionProof
 from export.settings import FP16, FP32, ExportSettings
 from export.verification import verify
 
@@ -119,7 +120,7 @@ def export(
             precision=precision,
             opset=settings.opset,
             made_from=_made_from(source, record),
-            measured=_measured(record),
+            measured=_measured(record, proof),
             verification=verification,
             versions={
                 "python": platform.python_version(),
@@ -155,15 +156,17 @@ def _made_from(source: Source, record: dict[str, Any] | None) -> dict[str, Any]:
     }
 
 
-def _measured(record: dict[str, Any] | None) -> dict[str, Any]:
-    """The dev metrics that training left; empty for a model that Understudy did not train."""
+def _measured(record: dict[str, Any] | None, proof: PrecisionProof | None) -> dict[str, Any]:
+    """The dev metrics that training left, or the lower precision's own where they are of the same table; empty for a
+    model that Understudy did not train."""
     if record is None:
         return {}
-    metric = record["metric"]
-    teacher = record["teacher"]
+    metric, dev, teacher = record["metric"], record["data"]["dev"], record["teacher"]
+    same = proof is not None and (proof.metric, proof.data["sha256"]) == (metric, dev["sha256"])
     return {
         "metric": metric,
-        "split": record["data"]["dev"]["name"],
-        "value": record["best_dev"][metric],
+        "split": dev["name"],
+        "value": proof.value if proof is not None and same else record["best_dev"][metric],
+        "precision": proof.precision if proof is not None and same else FP32,
         "teacher_value": teacher["dev"][metric] if teacher else None,
     }

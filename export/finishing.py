@@ -41,7 +41,9 @@ def say_result(manifest: Manifest, output: Path) -> None:
             say(f"Kept in float32: {', '.join(proof.kept)}.")
     for device in manifest.not_run:
         say(f"Not run on {device}: this machine has none.")
-    if calibration is not None:
+    if calibration is not None and calibration.temperature == 1 and not calibration.thresholds:
+        say(f"Calibration error {100 * calibration.ece_before:.1f} %; no temperature makes it less on unseen rows.")
+    elif calibration is not None:
         say(
             f"Temperature {calibration.temperature:.2f}: calibration error {100 * calibration.ece_before:.1f} % "
             f"before, {100 * calibration.ece_after:.1f} % after."

@@ -47,7 +47,8 @@ def _origin(bundle: Bundle) -> Iterator[tuple[str, str]]:
     if measured := manifest.measured:
         teacher = measured.get("teacher_value")
         against = "" if teacher is None else f" (teacher {teacher:.4f})"
-        yield f"{measured['metric']} on {measured['split']}", f"{measured['value']:.4f}{against}"
+        other = ", fp32" if measured.get("precision", manifest.precision) != manifest.precision else ""
+        yield f"{measured['metric']} on {measured['split']}{other}", f"{measured['value']:.4f}{against}"
 
 
 def _proofs(manifest: Manifest) -> Iterator[tuple[str, str]]:
@@ -79,7 +80,9 @@ def _proofs(manifest: Manifest) -> Iterator[tuple[str, str]]:
         yield (
             "calibration",
             f"temperature {found.temperature:g}{limits}: error {100 * found.ece_before:.1f} % before, "
-            f"{100 * found.ece_after:.1f} % after; Brier {found.brier_before:.4f}, {found.brier_after:.4f}",
+            f"{100 * found.ece_after:.1f} % after; Brier {found.brier_before:.4f}, {found.brier_after:.4f}"
+            if found.temperature != 1 or found.thresholds
+            else f"no temperature helps: error {100 * found.ece_before:.1f} %, Brier {found.brier_before:.4f}",
         )
 
 

@@ -59,6 +59,8 @@ class ExportSettings:
             raise InputError(
                 f"{self.precision} runs on the CPU, no GPU kernels multiply its integers: take fp16 for CUDA"
             )
+        if self.precision != FP32 and self.with_weights:
+            raise InputError(f"--with-weights: the torch engine would answer in float32, the graph in {self.precision}")
         if self.weight_bits not in (None, 7, 8):
             raise InputError(f"weight_bits must be 7 or 8, not {self.weight_bits}")
         check_device(self.device)

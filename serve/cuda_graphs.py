@@ -69,7 +69,7 @@ class GraphedClassifier:
             if shape in self._refused:
                 return self._classifier(input_ids, token_type_ids, cu_seqlens, max_length)
             graph = _Graph(self._classifier, shape, self._device, token_type_ids is not None)
-            graph.fill(input_ids, token_type_ids, cu_seqlens)
+            graph.fill(input_ids, token_type_ids, cu_seqlens)  # recording runs the pass, on texts that are some
             try:
                 graph.record(self._record)
             except RuntimeError as error:  # what waits for the GPU cannot be recorded, nor what memory does not hold
@@ -120,17 +120,18 @@ class CudaRecorder:
 
     def __init__(self) -> None:
         self._pool: Any = torch.cuda.graph_pool_handle()
+        # A library keeps a workspace for each stream that it has run on.
+        self._stream = torch.cuda.Stream()
 
     def __call__(self, function: Callable[[], Tensor]) -> Callable[[], Tensor]:
         """Runs the function twice, so that every kernel is compiled and loaded, then records it."""
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
             for _ in range(2):
                 function()
-        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.current_stream().wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
             result = function()
 
         def replay() -> Tensor:

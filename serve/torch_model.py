@@ -13,6 +13,7 @@ from typing import Any
 
 # As the command has it, for callers of the library; without effect where PyTorch is loaded already.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import numpy as np
 import torch

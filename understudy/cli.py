@@ -10,8 +10,10 @@ from types import FrameType
 from typing import NoReturn
 
 # Read when PyTorch is loaded, which a command does later. Its idle threads would else spin for their partners: where
-# cores are shared, the partner has to wait for a core that long, and all is slower by up to twenty times.
+# cores are shared, the partner has to wait for a core that long, and all is slower by up to twenty times. A thousand
+# turns of spinning are short enough for that, and spare a lone text the waking of a thread at every layer.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import typer
 
