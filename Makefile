@@ -2,9 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= benchmarks/results
+SERVERS := litserve mlserver infinity
 PACKAGES := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 
-.PHONY: demo test gpu format clean
+.PHONY: demo test gpu servers format clean
 
 demo: .venv/train ## from shipped messages to a running classifier
 	$(BIN)/understudy demo
@@ -19,6 +20,8 @@ gpu: ## what needs a GPU, in one command, with the python3 that is there and no 
 	@$(PYTHON) -c 'import torch' 2>/dev/null \
 		|| { echo "make gpu needs PyTorch and a CUDA GPU; name a Python that has it: make gpu PYTHON=..." >&2; exit 2; }
 	$(PYTHON) -m benchmarks.gpu.run --output $(OUT)
+
+servers: $(SERVERS:%=.venv/servers/%/ready) ## other servers, each in an environment of its own, for benchmarks/servers
 
 format: .venv/dev
 	$(BIN)/ruff check --fix .
@@ -42,9 +45,17 @@ $(BIN)/python:
 	@touch $@ .venv/train
 
 # Optimum asks for an older transformers than ours, so it has an environment of its own, which finds all that it can use
-# of ours behind its own packages. Where the package index is out of reach, the tests that need it are skipped.
-.venv/optimum/ready: tests/interoperability/requirements.txt .venv/dev
+# of ours behind its own packages. Where the package index is out of reach, the tests that need it are skipped. So it is
+# with each server that `python -m benchmarks.servers.run` compares ours with; what pip said stays in pip.log.
+define ENVIRONMENT
 	$(BIN)/python -m venv --clear --without-pip $(@D)
 	$(BIN)/python $(PACKAGES) > "$$($(@D)/bin/python $(PACKAGES))/ours.pth"
-	@$(@D)/bin/python -m pip install --quiet --no-warn-conflicts --retries 1 --requirement $< && touch $@ \
-		|| echo "Optimum cannot be installed; the tests that need it will be skipped." >&2
+	@$(@D)/bin/python -m pip install --quiet --no-warn-conflicts --retries 1 --requirement $< 2> $(@D)/pip.log && touch $@ \
+		|| echo "$< cannot be installed; what needs it will be skipped." >&2
+endef
+
+.venv/optimum/ready: tests/interoperability/requirements.txt .venv/dev
+	$(ENVIRONMENT)
+
+.venv/servers/%/ready: benchmarks/servers/requirements/%.txt .venv/dev
+	$(ENVIRONMENT)

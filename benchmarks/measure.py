@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from common.batching import BatchLimits
 from common.tokenization import Text
-from serve.engine import BatchLimits, Engine
+from serve.engine import Engine
 
 # The two parts, in the order in which they are shown.
 ROLES = ("student", "teacher")

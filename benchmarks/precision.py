@@ -16,7 +16,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 from onnxruntime.quantization import quantize_dynamic
@@ -24,7 +23,7 @@ from onnxruntime.quantization import quantize_dynamic
 from benchmarks.exported_graph import export_plain
 from benchmarks.machine import describe_machine
 from common.examples import BY_USUAL_NAMES, read_examples
-from common.labels import Task, activate
+from common.labels import Task
 from distill.models import input_names, load_classifier, load_config, load_tokenizer, make_encoder
 from distill.record import read_record
 from distill.sources import find_model
@@ -33,7 +32,7 @@ from export.dev_rows import DevRows, dev_rows
 from export.exported_graph import BATCH_SIZE, ExportedGraph
 from export.onnx_graph import export_graph
 from export.quantization import quantize
-from export.verification import count_differing
+from export.served import Served
 
 # Texts that are timed; every dev text counts for quality.
 TIMED_TEXTS = 256
@@ -60,7 +59,8 @@ def compare(model_dir: Path, dev: str, train: str, rounds: int, seed: int = 0) -
     tokenizer = load_tokenizer(source)
     encoder = make_encoder(tokenizer, config, tokenizer.model_max_length)
     examples = read_examples(dev, BY_USUAL_NAMES, split="validation")
-    rows = dev_rows(examples, task, encoder, (read_record(source.path) or {}).get("metric"))
+    metric = (read_record(source.path) or {}).get("metric")
+    rows = dev_rows(examples, task, encoder, metric, calibrated=False, seed=seed)
     model = load_classifier(source, config).eval()
     names = input_names(model)
     with tempfile.TemporaryDirectory() as name:
@@ -108,11 +108,10 @@ def _measure(graphs: dict[str, ExportedGraph], rows: DevRows, rounds: int) -> li
             if turn:
                 times.append((time.perf_counter() - started) / len(texts))
     each = {key: statistics.median(times) for key, times in seconds.items()}
-    plain = graphs[PLAIN].all_logits(rows.encoded)
+    plain, served = graphs[PLAIN].all_logits(rows.encoded), Served(rows.task)
     results = []
     for name, graph in graphs.items():
         logits, alone = graph.all_logits(rows.encoded), graph.all_logits(rows.encoded, 1)
-        scores = [activate(values, rows.task.problem_type) for values in (logits, alone)]
         results.append(
             {
                 "name": name,
@@ -120,9 +119,9 @@ def _measure(graphs: dict[str, ExportedGraph], rows: DevRows, rounds: int) -> li
                 "metric": rows.metric,
                 "value": rows.value(logits),
                 "value_alone": rows.value(alone),
-                "batch_shift": float(np.abs(scores[0] - scores[1]).max()),
-                "flips": count_differing(logits, alone, rows.task),
-                "agreement": 1 - count_differing(plain, logits, rows.task) / len(plain),
+                "batch_shift": served.shift(alone, logits),
+                "flips": served.flips(alone, logits),
+                "agreement": 1 - served.flips(plain, logits) / len(plain),
                 "texts_per_s": 1 / each[name, BATCH_SIZE],
                 "one_text_ms": 1e3 * each[name, 1],
                 "speed_up": each[PLAIN, BATCH_SIZE] / each[name, BATCH_SIZE],
@@ -147,8 +146,9 @@ def main() -> None:
         print(json.dumps({"machine": describe_machine(), **data, "results": results}, indent=2))
         return
     for row in results:
+        quality = f"{row['metric']} {row['value']:.4f} (alone {row['value_alone']:.4f}"
         print(
-            f"{row['name']}: {row['bytes'] / 1e6:.1f} MB, {row['metric']} {row['value']:.4f} (alone {row['value_alone']:.4f}, "
+            f"{row['name']}: {row['bytes'] / 1e6:.1f} MB, {quality}, "
             f"shift {row['batch_shift']:.0e}, {row['flips']} flips), {100 * row['agreement']:.1f} % as plain, "
             f"{row['texts_per_s']:,.0f} texts/s ({row['speed_up']:.2f}x), one text {row['one_text_ms']:.2f} ms "
             f"({row['one_text_speed_up']:.2f}x)"

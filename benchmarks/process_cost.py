@@ -97,7 +97,8 @@ def peak_memory() -> int:
 
 def main(bundle: str, engine: str, device: str, threads: str) -> None:
     """The measured process: a line when the first text is answered, and its peak memory when all are."""
-    from serve.engine import BatchLimits, Engine
+    from common.batching import BatchLimits
+    from serve.engine import Engine
 
     limits = BatchLimits(items=BATCH_SIZE)
     loaded = Engine.load(bundle, engine=engine, device=device, threads=int(threads), limits=limits)

@@ -83,6 +83,8 @@ def load_tokenizer(source: Source) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.path, local_files_only=True, trust_remote_code=False)
     except Exception as error:
+        if not (source.path / "tokenizer.json").is_file():
+            raise InputError(f"{source.path}: a fast tokenizer is needed (tokenizer.json)") from None
         raise InputError(f"{source.path}: the tokenizer cannot be loaded: {first_line(error)}") from None
     if not getattr(tokenizer, "is_fast", False):
         raise InputError(f"{source.path}: a fast tokenizer is needed (tokenizer.json)")

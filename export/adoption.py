@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
-import math
 import platform
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime
-from transformers import AutoConfig
+from numpy.typing import NDArray
+from transformers import AutoConfig, PreTrainedModel
 
-from common.errors import InputError, first_line
+from common.errors import InputError, WorkFailedError, first_line
 from common.examples import BY_USUAL_NAMES, Columns, read_examples
 from common.files import check_output, sha256, staged_directory
-from common.labels import Task
+from common.labels import MULTI_LABEL, REGRESSION, Task
 from common.progress import say
 from common.tokenization import model_max_length
 from distill.models import load_classifier, load_config, load_tokenizer, make_encoder, save_tokenizer, set_task
 from distill.sources import Source, find_model
 from export.bundle import MODEL_FILE, Manifest
-from export.calibration import calibrate
 from export.contents import describe_graph
 from export.dev_rows import dev_rows
 from export.exported_graph import ExportedGraph
 from export.finishing import finish_bundle, say_result
+from export.foreign_graph import check_signature, count_parameters, opset_of
+from export.neighbours import TRIED_SHIFT, neighbours_shift
 from export.onnx_file import save_graph
+from export.served import Served
 from export.settings import FP16, FP32, INT8, ExportSettings
 from export.verification import verify
 
-_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _USUAL = ExportSettings()
 
 
@@ -74,51 +77,57 @@ def adopt(
     tokenizer = load_tokenizer(find_model(str(model_dir)) if bare else source)
     limit = model_max_length({"model_max_length": tokenizer.model_max_length}, config.to_dict())
     encoder = make_encoder(tokenizer, config, limit)
-    rows = dev_rows(examples, task, encoder, settings.metric) if settings.labelled else None
+    rows = None
+    if settings.labelled:
+        calibrated, seed = settings.calibrate, settings.seed
+        rows = dev_rows(examples, task, encoder, settings.metric, calibrated=calibrated, seed=seed)
     graph_model = _load(path)
-    inputs = _check_signature(graph_model, path)
-    reference = None
-    if model_dir is not None:
-        origin = find_model(str(model_dir))
-        reference = load_classifier(origin, load_config(origin)).eval()
+    inputs = check_signature(graph_model, path, len(task.labels))
+    reference = None if model_dir is None else _reference(model_dir, config, path)
     say(f"Adopting {path}")
     with staged_directory(output, overwrite=overwrite) as staging:
         target = staging / MODEL_FILE
         save_graph(graph_model, target)
         contents = describe_graph(target)
         precision = _precision(contents)
-        graph = ExportedGraph(target, encoder, settings.device, precision)
+        try:
+            graph = ExportedGraph(target, encoder, settings.device, precision)
+        except InputError as error:  # it names the copy
+            raise InputError(str(error).replace(str(target), str(path))) from None
         verification = verify(graph, encoder, examples, task, settings.seed, model=reference, precision=precision)
-        measured, calibration = {}, None
-        if rows is not None:
-            logits = graph.all_logits(rows.encoded, doing="measuring")
-            value = rows.value(logits)
-            measured = {"metric": rows.metric, "split": rows.data["name"], "value": value, "precision": precision}
-            calibration = (
-                calibrate(logits, rows.targets, task, rows.data, settings.seed) if settings.calibrate else None
+        encoded = rows.encoded if rows is not None else encoder.encode(examples.texts)
+        logits = graph.all_logits(encoded, doing="measuring")
+        _refuse_probabilities(logits, task, path)
+        served = rows.served(logits) if rows is not None else Served(task)
+        shift, flips, _ = neighbours_shift(graph, encoded, served, settings.seed)
+        if shift > TRIED_SHIFT or flips:
+            raise WorkFailedError(
+                f"the exported model's answers depend on a text's neighbours: scores alone and in batches differ by "
+                f"up to {shift:.2e} (allowed: {TRIED_SHIFT:g}), {flips} labels: no bundle is written"
             )
+        verification = replace(verification, batch_shift=max(verification.batch_shift, shift))
         config.save_pretrained(staging)
         save_tokenizer(tokenizer, staging, encoder.max_length)
         manifest = Manifest(
             name=output.resolve().name,
             layers=config.num_hidden_layers,
-            parameters=_parameters(graph_model),
+            parameters=count_parameters(graph_model),
             inputs=inputs,
             max_length=encoder.max_length,
             precision=precision,
-            opset=graph_model.opset_imports[""],
+            opset=opset_of(graph_model),
             made_from={
                 "model": {"name": source.name, "sha256": source.sha256},
                 "exported_by": f"{graph_model.producer_name or 'unknown'} {graph_model.producer_version or ''}".strip(),
             },
-            measured=measured,
+            measured={} if rows is None else rows.measured(logits, precision),
             verification=verification,
             versions={
                 "python": platform.python_version(),
                 **{name: version(name) for name in ("understudy", "transformers", "onnx")},
                 "onnxruntime": onnxruntime.__version__,
             },
-            calibration=calibration,
+            calibration=None if rows is None else rows.calibration(logits),
             contents=contents,
             not_run=["cuda"] if precision == FP16 and graph.device != "cuda" else [],
         )
@@ -152,31 +161,38 @@ def _config(directory: Path) -> Any:
 
 
 def _load(path: Path) -> ir.Model:
+    """The graph with all its tensors in memory, those of other files too."""
     try:
         onnx.checker.check_model(str(path))
-        return ir.load(path)
+        model = ir.load(path)
+        ir.external_data.load_to_model(model)
+        return model
     except Exception as error:  # the parser's and the checker's errors share no base class
         raise InputError(f"{path} is no valid ONNX model: {first_line(error)}") from None
 
 
-def _check_signature(model: ir.Model, path: Path) -> list[str]:
-    """The names of the graph's inputs; its one output is called `logits` from here on."""
-    names = [str(value.name) for value in model.graph.inputs]
-    if not {"input_ids", "attention_mask"} <= set(names) or not set(names) <= set(_INPUTS):
-        raise InputError(f"{path} reads {', '.join(names)}; a text classifier reads {', '.join(_INPUTS)} (or no types)")
-    for value in model.graph.inputs:
-        if value.dtype != ir.DataType.INT64 or value.shape is None or len(value.shape) != 2:
-            raise InputError(f"{path}: the input {value.name} must be int64 [batch, length]")
-        if any(isinstance(size, int) for size in value.shape):
-            sizes = ", ".join(map(str, value.shape))
-            raise InputError(f"{path}: the input {value.name} has a fixed size [{sizes}]: export it with dynamic axes")
-    outputs = model.graph.outputs
-    by_name = [value for value in outputs if value.name == "logits"]
-    if not by_name and len(outputs) == 1:
-        outputs[0].name = "logits"
-    elif not by_name:
-        raise InputError(f"{path} has no output 'logits' but {', '.join(str(value.name) for value in outputs)}")
-    return names
+def _reference(directory: Path, config: Any, path: Path) -> PreTrainedModel:
+    """The PyTorch model that the graph came from."""
+    origin = find_model(str(directory))
+    its = load_config(origin)
+    for name in ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_labels"):
+        if getattr(its, name, None) != getattr(config, name, None):
+            raise InputError(
+                f"{directory} is not the model that {path} came from: its {name} is {getattr(its, name, None)}, "
+                f"not {getattr(config, name, None)}"
+            )
+    return load_classifier(origin, its).eval()
+
+
+def _refuse_probabilities(logits: NDArray[np.float32], task: Task, path: Path) -> None:
+    """
+    Raises:
+        InputError: the outputs are scores already, and would go through softmax or sigmoid a second time.
+    """
+    if task.problem_type == REGRESSION or logits.min() < 0 or logits.max() > 1:
+        return
+    if task.problem_type == MULTI_LABEL or np.abs(logits.sum(axis=-1) - 1).max() < 1e-3:
+        raise InputError(f"{path} gives probabilities, not logits: export it without its softmax or sigmoid")
 
 
 def _precision(contents: dict[str, Any]) -> str:
@@ -184,10 +200,3 @@ def _precision(contents: dict[str, Any]) -> str:
     found = set(contents["layers"].values())
     integers = any("Integer" in name or "QLinear" in name or "Quantize" in name for name in contents["operators"])
     return INT8 if INT8 in found or integers else FP16 if FP16 in found else FP32
-
-
-def _parameters(model: ir.Model) -> int:
-    """Numbers in the graph's tensors, without shapes and indices."""
-    whole = (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL)
-    tensors = [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
-    return sum(math.prod(tensor.shape.numpy()) for tensor in tensors if tensor.dtype not in whole)

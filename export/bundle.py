@@ -61,6 +61,14 @@ class Manifest:
     not_run: list[str] = field(default_factory=list)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            TypeError: a part is of another kind than it must be.
+        """
+        if not isinstance(self.contents, dict) or not isinstance(self.not_run, list):
+            raise TypeError("contents must be an object and not_run a list")
+
     @property
     def temperature(self) -> float:
         """Divides the logits before the activation; 1 leaves them as trained."""
@@ -157,8 +165,8 @@ def _read_manifest(path: Path) -> Manifest:
         if calibration := values.get("calibration"):
             values["calibration"] = Calibration(**calibration)
         return Manifest(**values)
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path} is no valid manifest: {error}") from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is no valid manifest: {error}; export the model again") from None
 
 
 def _verify(directory: Path, name: str, entry: dict[str, Any]) -> None:

@@ -46,8 +46,9 @@ def calibrate(
     held = [rows for rows in held if rows.any() and not rows.all()]
     before = activate(logits, task.problem_type)
     after = before.copy()
-    for rows in held:
-        after[rows] = activate(logits[rows], task.problem_type, _temperature(logits[~rows], truth[~rows], task))
+    temperatures = [_temperature(logits[~rows], truth[~rows], task) for rows in held]
+    for rows, fitted in zip(held, temperatures, strict=True):
+        after[rows] = activate(logits[rows], task.problem_type, fitted)
     helps = _nll(after, truth, task) < _nll(before, truth, task)
     temperature = _temperature(logits, truth, task) if helps else 1.0
     after = after if helps else before
@@ -55,8 +56,9 @@ def calibrate(
     if task.problem_type == MULTI_LABEL:
         usual = before >= MULTI_LABEL_THRESHOLD
         chosen = usual.copy()
-        for rows in held:
-            chosen[rows] = after[rows] >= np.array(_thresholds(after[~rows], truth[~rows]), np.float32)
+        for rows, fitted in zip(held, temperatures, strict=True):
+            seen = activate(logits[~rows], MULTI_LABEL, fitted if helps else 1.0)
+            chosen[rows] = after[rows] >= np.array(_thresholds(seen, truth[~rows]), np.float32)
         f1_before, f1_after = _micro_f1(usual, truth), _micro_f1(chosen, truth)
         if f1_after > f1_before:
             thresholds = _thresholds(activate(logits, MULTI_LABEL, temperature), truth)

@@ -36,6 +36,8 @@ def _card(manifest: Manifest, task: Task) -> str:
         f"| longest text | {manifest.max_length} tokens; what is longer is truncated, and reported |",
         f"| made from | {_named(made.get('model'))} |",
     ]
+    if made.get("exported_by"):
+        lines.append(f"| exported by | {_cell(made['exported_by'])} |")
     if made.get("teacher"):
         lines.append(f"| teacher | {_named(made['teacher'])}, {made['teacher']['layers']} layers |")
     if made.get("base_model"):
@@ -58,7 +60,8 @@ def _card(manifest: Manifest, task: Task) -> str:
         "",
         _verified(manifest),
         "",
-        *(["The epoch of the metric above was picked by that same metric.", ""] if manifest.measured else []),
+        *(["The epoch of the metric above was picked by that same metric.", ""] if made.get("method") else []),
+        *(f"Not run on {device}: the checks ran on {manifest.verification.device}.\n" for device in manifest.not_run),
         *_precision(manifest),
         *_calibration(manifest),
         "## Contents",
@@ -82,7 +85,8 @@ def _verified(manifest: Manifest) -> str:
     proof = manifest.verification
     where = f"on {proof.texts} texts of {proof.data['name']} in {proof.shapes} shapes of batch and length"
     alone = f"A text's scores alone and in a batch differ by at most {proof.batch_shift:.2e}."
-    which = "The ONNX model" if manifest.precision == "fp32" else "The float32 graph"
+    lowered = manifest.precision_proof is not None and manifest.precision_proof.precision != "fp32"
+    which = "The float32 graph" if lowered else "The ONNX model"
     if proof.max_difference is None:
         return f"{which} came without the PyTorch model, so it was compared with itself {where}. {alone}"
     text = (
@@ -109,8 +113,8 @@ def _precision(manifest: Manifest) -> list[str]:
             f"| bytes of the graph | {proof.fp32_bytes:,} | {proof.bytes:,} |",
             f"| same label as float32 | | {100 * proof.agreement:.2f} % |",
             f"| scores differ from float32's by at most | | {proof.max_score_difference:.4f} |",
-            f"| scores alone and in a batch differ by at most | | {proof.batch_shift:.1e} |",
-            f"| labels that differ alone and in a batch | | {proof.flips} |",
+            f"| scores alone and in the batches tried differ by at most | | {proof.batch_shift:.1e} |",
+            f"| labels that differ alone and in those batches | | {proof.flips} |",
             "",
         ]
         if proof.weight_bits:
@@ -120,7 +124,6 @@ def _precision(manifest: Manifest) -> list[str]:
             lines += [f"Ranges come from {rows['rows']:,} training rows of {rows['name']}.", ""]
         if proof.kept:
             lines += [f"Kept in float32: {', '.join(f'`{name}`' for name in proof.kept)}.", ""]
-        lines += [f"Not run on {device}: the exporting machine has none.\n" for device in manifest.not_run]
     lines += [
         f"Tried, with at most {proof.max_loss:g} points to lose:",
         "",

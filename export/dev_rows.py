@@ -9,9 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.examples import Examples
-from common.labels import Task, activate
+from common.labels import Task
 from common.metrics import LOWER_IS_BETTER, choose_metric, evaluate
 from common.tokenization import Encoded, TextEncoder
+from export.calibration import calibrate
+from export.proofs import Calibration
+from export.served import Served
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,8 @@ class DevRows:
         targets: what `Task.targets` gives.
         data: what the manifest says of the table.
         metric: the name of the dev metric.
+        calibrated: whether a bundle judged by them is calibrated on them.
+        seed: of the calibration's folds.
     """
 
     encoded: list[Encoded]
@@ -30,10 +35,26 @@ class DevRows:
     task: Task
     data: dict[str, Any]
     metric: str
+    calibrated: bool
+    seed: int
+
+    def calibration(self, logits: NDArray[np.floating]) -> Calibration | None:
+        """What a bundle with these logits `[rows, labels]` would be calibrated to."""
+        return calibrate(logits, self.targets, self.task, self.data, self.seed) if self.calibrated else None
+
+    def served(self, logits: NDArray[np.floating]) -> Served:
+        """How such a bundle would serve them."""
+        return Served.by(self.task, self.calibration(logits))
 
     def value(self, logits: NDArray[np.floating]) -> float:
-        """The dev metric of a graph's logits."""
-        return evaluate(self.task, activate(logits, self.task.problem_type), self.targets)[self.metric]
+        """The dev metric of a graph's logits, as its bundle would serve them."""
+        served = self.served(logits)
+        return evaluate(served.task, served.scores(logits), self.targets)[self.metric]
+
+    def measured(self, logits: NDArray[np.floating], precision: str) -> dict[str, Any]:
+        """The dev metric as the manifest has it."""
+        value = self.value(logits)
+        return {"metric": self.metric, "split": self.data["name"], "value": value, "precision": precision}
 
     def loss(self, before: float, after: float) -> float:
         """Points lost: hundredths of the metric, or per cent of a squared error."""
@@ -42,7 +63,9 @@ class DevRows:
         return 100 * (before - after)
 
 
-def dev_rows(examples: Examples, task: Task, encoder: TextEncoder, metric: str | None) -> DevRows:
+def dev_rows(
+    examples: Examples, task: Task, encoder: TextEncoder, metric: str | None, *, calibrated: bool, seed: int
+) -> DevRows:
     """
     Args:
         metric: the dev metric's name; None takes the task's default.
@@ -51,4 +74,5 @@ def dev_rows(examples: Examples, task: Task, encoder: TextEncoder, metric: str |
         InputError: a label that the task has not, or a metric that does not fit it.
     """
     targets = task.targets(examples.labels, examples.places)
-    return DevRows(encoder.encode(examples.texts), targets, task, examples.describe(), choose_metric(task, metric))
+    metric = choose_metric(task, metric)
+    return DevRows(encoder.encode(examples.texts), targets, task, examples.describe(), metric, calibrated, seed)

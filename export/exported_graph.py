@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from common.batching import BatchLimits, cut_batches
 from common.devices import open_session
 from common.errors import WorkFailedError
 from common.progress import progress
@@ -63,12 +64,11 @@ class ExportedGraph:
         Args:
             doing: what the progress bar says; None shows none, for use inside another.
         """
-        order = sorted(range(len(texts)), key=lambda row: -texts[row].tokens)
+        limits = BatchLimits(items=size, tokens=size * max(text.tokens for text in texts))
         found: dict[int, NDArray[np.float32]] = {}
         bar = nullcontext(lambda _: None) if doing is None else progress(doing, len(texts), "texts")
         with bar as advance:
-            for start in range(0, len(order), size):
-                rows = order[start : start + size]
+            for rows in cut_batches([text.tokens for text in texts], limits):
                 found.update(zip(rows, self.logits([texts[row] for row in rows]), strict=True))
                 advance(len(rows))
         return np.stack([found[row] for row in range(len(texts))])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import random
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -29,7 +30,6 @@ from distill.record import read_record
 from distill.sources import Source, find_model
 from export.activation_ranges import activation_ranges
 from export.bundle import MODEL_FILE, WEIGHTS_FILE, Manifest
-from export.calibration import calibrate
 from export.contents import describe_graph
 from export.dev_rows import dev_rows
 from export.exported_graph import ExportedGraph
@@ -38,7 +38,7 @@ from export.onnx_graph import check_opset, export_graph
 from export.precision import Tools, lower_precision
 from export.proofs import PrecisionProof
 from export.settings import FP16, FP32, ExportSettings
-from export.verification import verify
+from export.verification import mixed_texts, verify
 
 _USUAL = ExportSettings()
 
@@ -74,7 +74,9 @@ def export(
     encoder = make_encoder(tokenizer, config, _length_limit(tokenizer, config))
     record = read_record(source.path)
     metric = settings.metric or (record["metric"] if record else None)
-    rows = dev_rows(examples, task, encoder, metric) if settings.labelled else None
+    rows = None
+    if settings.labelled:
+        rows = dev_rows(examples, task, encoder, metric, calibrated=settings.calibrate, seed=settings.seed)
     train = _training_rows(settings, columns, examples) if settings.calibration_rows else None
     model = load_classifier(source, config).eval()
     names = input_names(model)
@@ -98,6 +100,9 @@ def export(
             tools = Tools(
                 open=lambda file, precision: ExportedGraph(file, encoder, settings.device, precision),
                 export_half=lambda file: export_graph(model.half(), names, file, settings.opset),
+                others=encoder.encode(
+                    mixed_texts(examples.texts, encoder, random.Random(settings.seed), pairs="token_type_ids" in names)
+                ),
                 ranges=None
                 if train is None
                 else lambda: activation_ranges(path, encoder, train, examples.texts, Path(scratch), settings.seed),
@@ -105,11 +110,14 @@ def export(
             )
             proof = lower_precision(path, rows, settings, tools)
         precision = FP32 if proof is None else proof.precision
-        calibration = None
-        if rows is not None and settings.calibrate:
-            served = ExportedGraph(path, encoder, settings.device, precision)
-            logits = served.all_logits(rows.encoded, doing="calibrating")
-            calibration = calibrate(logits, rows.targets, task, rows.data, settings.seed)
+        calibration, measured = None, _measured(record, proof)
+        if rows is not None:
+            logits = ExportedGraph(path, encoder, settings.device, precision).all_logits(
+                rows.encoded, doing="calibrating"
+            )
+            calibration = rows.calibration(logits)
+            if record is None or rows.metric != record["metric"]:
+                measured = rows.measured(logits, precision)
         save_tokenizer(tokenizer, staging, encoder.max_length)
         manifest = Manifest(
             name=output.resolve().name,
@@ -120,7 +128,7 @@ def export(
             precision=precision,
             opset=settings.opset,
             made_from=_made_from(source, record),
-            measured=_measured(record, proof),
+            measured=measured,
             verification=verification,
             versions={
                 "python": platform.python_version(),

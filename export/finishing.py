@@ -40,7 +40,7 @@ def say_result(manifest: Manifest, output: Path) -> None:
         if proof.kept:
             say(f"Kept in float32: {', '.join(proof.kept)}.")
     for device in manifest.not_run:
-        say(f"Not run on {device}: this machine has none.")
+        say(f"Not run on {device}: the checks ran on {checked.device}.")
     if calibration is not None and calibration.temperature == 1 and not calibration.thresholds:
         say(f"Calibration error {100 * calibration.ece_before:.1f} %; no temperature makes it less on unseen rows.")
     elif calibration is not None:

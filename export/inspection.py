@@ -42,6 +42,8 @@ def _origin(bundle: Bundle) -> Iterator[tuple[str, str]]:
     for key, name in (("model", "made from"), ("teacher", "teacher"), ("base_model", "base model")):
         if source := manifest.made_from.get(key):
             yield name, f"{source['name']}, sha256 {source['sha256'][:16]}…"
+    if manifest.made_from.get("exported_by"):
+        yield "exported by", manifest.made_from["exported_by"]
     if manifest.made_from.get("method"):
         yield "method", manifest.made_from["method"]
     if measured := manifest.measured:

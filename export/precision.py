@@ -6,7 +6,6 @@ as many each time, up to half of them.
 
 from __future__ import annotations
 
-import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -20,19 +19,18 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from common.errors import WorkFailedError
-from common.labels import activate
 from common.machine import integer_products_saturate
 from common.progress import console, progress
+from common.tokenization import Encoded
 from export.dev_rows import DevRows
-from export.exported_graph import BATCH_SIZE, ExportedGraph
+from export.exported_graph import ExportedGraph
+from export.neighbours import TRIED_SHIFT, neighbours_shift
 from export.onnx_file import move_graph, save_graph
 from export.proofs import Attempt, PrecisionProof
 from export.quantization import layer_sizes, quantize
+from export.served import differing
 from export.settings import AUTO, FP16, FP32, INT8, INT8_STATIC, ExportSettings
-from export.verification import count_differing
 
-# What a text's scores may move by between it alone and it in any batch.
-MAX_BATCH_SHIFT = 1e-3
 # Texts by which layers are ranked, and by which speed decides.
 _RANKING_TEXTS = 128
 _SPEED_TEXTS = 256
@@ -46,12 +44,14 @@ class Tools:
     Attributes:
         open: a graph's file, opened at a precision.
         export_half: writes the model as a float16 graph to a path.
+        others: texts beside the dev rows, long ones and pairs, which must not depend on their neighbours either.
         ranges: least and greatest input of each layer over the training rows; called once, for static int8.
         directory: for the graphs that are tried.
     """
 
     open: Callable[[Path, str], ExportedGraph]
     export_half: Callable[[Path], None]
+    others: list[Encoded]
     ranges: Callable[[], tuple[dict[str, tuple[float, float]], dict[str, Any]]] | None
     directory: Path
 
@@ -74,8 +74,8 @@ def lower_precision(graph: Path, rows: DevRows, settings: ExportSettings, tools:
         if settings.precision != AUTO:
             raise WorkFailedError(
                 f"no {settings.precision} graph keeps {rows.metric} within {settings.max_loss:g} points of float32's "
-                f"{gate.plain_value:.4f} on {rows.data['name']}, each text's scores within {MAX_BATCH_SHIFT:g} in any "
-                f"batch: no bundle is written"
+                f"{gate.plain_value:.4f} on {rows.data['name']}, each text's scores within {TRIED_SHIFT:g} alone "
+                f"and in batches: no bundle is written"
             )
     return gate.take(best)
 
@@ -156,7 +156,7 @@ class _Gate:
 
     def take(self, place: int | None) -> PrecisionProof:
         """Puts an attempt's graph in the place of the float32 one, which stays for None."""
-        rows, kind = self._rows, self._rows.task.problem_type
+        rows = self._rows
         plain_bytes = self.plain.bytes
         proof = PrecisionProof(
             precision=FP32,
@@ -182,14 +182,15 @@ class _Gate:
         if place is None:
             return proof
         attempt, logits = self.attempts[place], self._logits[place]
+        plain, lower = rows.served(self._plain_logits), rows.served(logits)
         move_graph(self._graphs[place], self._path)
         integers = attempt.precision != FP16
         return replace(
             proof,
             precision=attempt.precision,
             value=attempt.value,
-            agreement=1 - count_differing(self._plain_logits, logits, rows.task) / len(logits),
-            max_score_difference=float(np.abs(activate(self._plain_logits, kind) - activate(logits, kind)).max()),
+            agreement=1 - differing(plain.labels(self._plain_logits), lower.labels(logits)) / len(logits),
+            max_score_difference=float(np.abs(plain.scores(self._plain_logits) - lower.scores(logits)).max()),
             batch_shift=attempt.batch_shift,
             flips=attempt.flips,
             bytes=attempt.bytes,
@@ -211,29 +212,15 @@ class _Gate:
         loss = self._rows.loss(self.plain_value, value)
         # Rounded, so that 0.5 points are not more than half a point.
         within = round(loss, 9) <= self._settings.max_loss
-        shift, flips = self._alone(graph, logits) if within else (None, None)
-        passed = shift is not None and shift <= MAX_BATCH_SHIFT and flips == 0
+        shift, flips = None, None
+        if within:
+            texts = [*self._rows.encoded, *self._tools.others]
+            shift, flips, _ = neighbours_shift(graph, texts, self._rows.served(logits), self._settings.seed)
+        passed = shift is not None and shift <= TRIED_SHIFT and flips == 0
         self.attempts.append(Attempt(precision, kept, value, loss, shift, flips, graph.bytes, passed))
         self._graphs.append(path)
         self._logits.append(logits)
         return passed
-
-    def _alone(self, graph: ExportedGraph, sorted_logits: NDArray[np.float32]) -> tuple[float, int]:
-        """Greatest shift of scores and number of other labels, between each text alone, among neighbours of its length,
-        and among random ones."""
-        rows, kind = self._rows, self._rows.task.problem_type
-        alone = graph.all_logits(rows.encoded, 1, doing="measuring each text alone")
-        order = list(range(len(rows.encoded)))
-        random.Random(self._settings.seed).shuffle(order)
-        mixed = np.empty_like(alone)
-        for start in range(0, len(order), BATCH_SIZE):
-            batch = order[start : start + BATCH_SIZE]
-            mixed[batch] = graph.logits([rows.encoded[row] for row in batch])
-        shift, flips = 0.0, 0
-        for together in (sorted_logits, mixed):
-            shift = max(shift, float(np.abs(activate(alone, kind) - activate(together, kind)).max()))
-            flips = max(flips, count_differing(alone, together, rows.task))
-        return shift, flips
 
     def _rank(self, precision: str, ranges: dict[str, tuple[float, float]]) -> list[str]:
         """The layers, worst first: by the squared error of the logits when one alone is quantized, for each number that

@@ -136,3 +136,11 @@ class Calibration:
     f1_after: float | None
     bins_before: list[list[float]]
     bins_after: list[list[float]]
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            ValueError: the temperature is no number above zero.
+        """
+        if not isinstance(self.temperature, (int, float)) or not 0 < self.temperature < float("inf"):
+            raise ValueError(f"the temperature must be a number above 0, not {self.temperature!r}")

@@ -91,15 +91,22 @@ def quantize(
     most = 2 ** (weight_bits - 1) - 1
     layers = [layer for layer in linear_layers(model) if layer.name not in kept]
     inputs: dict[tuple[ir.Value, tuple[float, float] | None], _Input] = {}
+    weights: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
     for layer in layers:
         key = (layer.input, ranges[layer.name] if ranges else None)
         if key not in inputs:
             inputs[key] = _static_input(graph, layer, key[1]) if key[1] else _dynamic_input(graph, layer)
-        _replace_layer(graph, layer, inputs[key], most)
+        # ALBERT's layers share their weights.
+        source = layer.node.inputs[1]
+        assert source is not None
+        if source not in weights:
+            weights[source] = _quantized_weight(graph, layer, most)
+        _replace_layer(graph, layer, inputs[key], *weights[source])
     if EMBEDDINGS not in kept:
+        tables: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
         for node in list(graph):
             if _reads_table(node):
-                _quantize_table(graph, node)
+                _quantize_table(graph, node, tables)
     RemoveUnusedNodesPass()(model)
     model.opset_imports[_MICROSOFT] = 1
 
@@ -142,11 +149,15 @@ def _static_input(graph: ir.Graph, layer: LinearLayer, limits: tuple[float, floa
     return _Input(_insert(graph, layer.node, "", "QuantizeLinear", (layer.input, scale, zero)), scale, zero, None)
 
 
-def _replace_layer(graph: ir.Graph, layer: LinearLayer, given: _Input, most: int) -> None:
-    name, node = layer.name, layer.node
+def _quantized_weight(graph: ir.Graph, layer: LinearLayer, most: int) -> tuple[ir.Value, ir.Value]:
+    """The weight in whole steps, and the size of a step in each column."""
     scales = np.maximum(np.abs(layer.weight).max(axis=0), _LEAST).astype(np.float32) / most
-    weight = constant(graph, f"{name}.weight_int8", np.rint(layer.weight / scales).astype(np.int8))
-    scale = constant(graph, f"{name}.weight_scale", scales)
+    weight = constant(graph, f"{layer.name}.weight_int8", np.rint(layer.weight / scales).astype(np.int8))
+    return weight, constant(graph, f"{layer.name}.weight_scale", scales)
+
+
+def _replace_layer(graph: ir.Graph, layer: LinearLayer, given: _Input, weight: ir.Value, scale: ir.Value) -> None:
+    node = layer.node
     if given.row_scale is None:
         product = result = _static_product(graph, layer, given, weight, scale)
     else:
@@ -185,15 +196,17 @@ def _static_product(graph: ir.Graph, layer: LinearLayer, given: _Input, weight: 
     return _insert(graph, layer.node, "", "Gemm", (left, right, dequantized(small, bias_scale, bias_zero, axis=0)))
 
 
-def _quantize_table(graph: ir.Graph, node: ir.Node) -> None:
+def _quantize_table(graph: ir.Graph, node: ir.Node, tables: dict[ir.Value, tuple[ir.Value, ir.Value]]) -> None:
     table, rows = node.inputs
     assert table is not None
-    assert table.const_value is not None
     assert rows is not None
-    values = table.const_value.numpy()
-    scales = np.maximum(np.abs(values).max(axis=1, keepdims=True), _LEAST).astype(np.float32) / 127
-    small = constant(graph, f"{table.name}_int8", np.rint(values / scales).astype(np.int8))
-    scale = constant(graph, f"{table.name}_scale", scales)
+    if table not in tables:
+        values = _constant(table)
+        assert values is not None
+        scales = np.maximum(np.abs(values).max(axis=1, keepdims=True), _LEAST).astype(np.float32) / 127
+        whole = constant(graph, f"{table.name}_int8", np.rint(values / scales).astype(np.int8))
+        tables[table] = whole, constant(graph, f"{table.name}_scale", scales)
+    small, scale = tables[table]
     chosen = _insert(graph, node, "", "Cast", (_insert(graph, node, "", "Gather", (small, rows)),), {"to": 1})
     replace(
         node.outputs[0],

@@ -61,6 +61,10 @@ class ExportSettings:
             )
         if self.precision != FP32 and self.with_weights:
             raise InputError(f"--with-weights: the torch engine would answer in float32, the graph in {self.precision}")
+        if self.calibration_rows is not None and self.precision not in (INT8_STATIC, AUTO):
+            raise InputError(f"--train gives int8-static its ranges; {self.precision} has no use for it")
+        if self.weight_bits is not None and not self.precision.startswith(INT8) and self.precision != AUTO:
+            raise InputError(f"--weight-bits is of int8 graphs; {self.precision} has no integers")
         if self.weight_bits not in (None, 7, 8):
             raise InputError(f"weight_bits must be 7 or 8, not {self.weight_bits}")
         check_device(self.device)

@@ -13,11 +13,12 @@ from transformers import PreTrainedModel
 
 from common.errors import InputError, WorkFailedError
 from common.examples import Examples
-from common.labels import MULTI_LABEL, REGRESSION, Task, activate
+from common.labels import REGRESSION, Task
 from common.progress import progress
 from common.tokenization import Encoded, Text, TextEncoder, pack
 from export.exported_graph import ExportedGraph
 from export.proofs import Verification
+from export.served import Served
 from export.settings import FP32
 from kernels.inference import load_inference
 from kernels.packed_classifier import PackedClassifier
@@ -62,7 +63,7 @@ def verify(
             f"leave --dev out to check on the shipped messages"
         )
     names = graph.names
-    texts = _mixed(examples.texts, encoder, random.Random(seed), pairs="token_type_ids" in names)
+    texts = mixed_texts(examples.texts, encoder, random.Random(seed), pairs="token_type_ids" in names)
     again = load_inference(weights, encoder.max_length) if weights is not None else None
     encoded = encoder.encode(texts)
     tolerance = TOLERANCE if precision == FP32 else LOWER_TOLERANCE
@@ -86,8 +87,7 @@ def verify(
                     weights_again.add(_run_weights(again, encoder, batch, names), reference)
             alone = np.concatenate([graph.logits([text]) for text in batch])
             batched.add(logits, alone)
-            scores = [activate(values, task.problem_type) for values in (logits, alone)]
-            shift = max(shift, float(np.abs(scores[0] - scores[1]).max()))
+            shift = max(shift, Served(task).shift(alone, logits))
             advance(len(rows))
     ours.refuse("exported model is not the trained one")
     weights_again.refuse("bundle's weights are not the trained ones")
@@ -108,13 +108,13 @@ class _Comparison:
     """The greatest difference between two models' logits, and whether their labels agree."""
 
     def __init__(self, task: Task, tolerance: float):
-        self._task, self._tolerance = task, tolerance
+        self._served, self._tolerance = Served(task), tolerance
         self.difference = 0.0
         self.same = True
 
     def add(self, ours: NDArray[np.floating], reference: NDArray[np.floating]) -> None:
-        self.difference = max(self.difference, _difference(ours, reference, self._task))
-        self.same = self.same and count_differing(ours, reference, self._task) == 0
+        self.difference = max(self.difference, _difference(ours, reference, self._served.task))
+        self.same = self.same and self._served.flips(ours, reference) == 0
 
     def refuse(self, what: str) -> None:
         if not self.difference <= self._tolerance or not self.same:  # NaN is not within it
@@ -130,23 +130,7 @@ def _difference(ours: NDArray[np.floating], reference: NDArray[np.floating], tas
     return float((np.abs(ours - reference) / scale).max())
 
 
-def labels_of(logits: NDArray[np.floating], task: Task) -> NDArray[np.int64] | NDArray[np.bool_]:
-    """The answer as it is shown: the best label, the set of labels over the threshold, or nothing for a number."""
-    if task.problem_type == REGRESSION:
-        return np.zeros(0, np.int64)
-    if task.problem_type == MULTI_LABEL:
-        return task.holds(activate(logits, MULTI_LABEL))
-    best: NDArray[np.int64] = logits.argmax(axis=-1)
-    return best
-
-
-def count_differing(one: NDArray[np.floating], other: NDArray[np.floating], task: Task) -> int:
-    """Rows of two arrays of logits whose answers differ."""
-    differs = labels_of(one, task) != labels_of(other, task)
-    return int((differs.any(axis=-1) if differs.ndim == 2 else differs).sum())
-
-
-def _mixed(texts: Sequence[Text], encoder: TextEncoder, draw: random.Random, *, pairs: bool) -> list[Text]:
+def mixed_texts(texts: Sequence[Text], encoder: TextEncoder, draw: random.Random, *, pairs: bool) -> list[Text]:
     """Up to `MAX_TEXTS` of the texts, some joined with their followers into longer ones, and some into pairs."""
     chosen = draw.sample(list(texts), min(len(texts), MAX_TEXTS))
     mixed: list[Text] = []

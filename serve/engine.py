@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from common.batching import BatchLimits, cut_batches
 from common.devices import check_device
 from common.errors import InputError, TextError, WorkFailedError
 from common.labels import MULTI_LABEL, SEPARATOR, Task, activate
@@ -35,19 +36,6 @@ class Model(Protocol):
 
     def run(self, batch: Sequence[Encoded]) -> NDArray[np.float32]:
         """Logits `[batch, labels]`."""
-
-
-@dataclass(frozen=True, slots=True)
-class BatchLimits:
-    """Where a batch ends, whichever comes first.
-
-    Attributes:
-        items: texts.
-        tokens: padded tokens, that is texts times the longest one's length.
-    """
-
-    items: int = 32
-    tokens: int = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,17 +204,3 @@ class Engine:
         if isinstance(entry, Encoded) and entry.truncated:
             return TextError(f"the text has more than {self.encoder.max_length} tokens and truncation is off")
         return entry
-
-
-def cut_batches(lengths: Sequence[int], limits: BatchLimits) -> Iterator[list[int]]:
-    """Row numbers in batches of like length, longest first, each within the limits.
-
-    Longest first, so that memory peaks at once and the last batch, which may be small, is cheap.
-    """
-    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-    start = 0
-    while start < len(order):
-        longest = max(lengths[order[start]], 1)
-        size = max(1, min(limits.items, limits.tokens // longest))
-        yield order[start : start + size]
-        start += size

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from common.batching import BatchLimits
 from common.errors import (
     DeadlineError,
     InputError,
@@ -23,7 +24,7 @@ from common.errors import (
     WorkFailedError,
 )
 from common.tokenization import Encoded
-from serve.engine import BatchLimits, Prediction
+from serve.engine import Prediction
 
 _LOG = logging.getLogger("understudy.serve")
 

@@ -181,7 +181,8 @@ def export(
     given = columns(text_column, pair_column, label_column)
     settings = ExportSettings(
         precision=precision,
-        labelled=dev is not None and (precision != "fp32" or calibrate) and has_labels(dev, given),
+        labelled=dev is not None
+        and (precision != "fp32" or metric is not None or (calibrate and has_labels(dev, given))),
         max_loss=max_loss,
         metric=metric,
         calibration_rows=train,

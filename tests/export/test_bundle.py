@@ -99,6 +99,22 @@ def test_thresholds_that_do_not_fit_are_refused(copy: Path, thresholds: object) 
         Bundle.load(copy)
 
 
+@pytest.mark.parametrize("temperature", [0, -1, "x", None])
+def test_a_temperature_that_is_none_is_refused(copy: Path, temperature: object) -> None:
+    names = [field.name for field in fields(Calibration)]
+    made = {**dict.fromkeys(names, 0.5), "thresholds": None, "temperature": temperature}
+    _edit(copy, lambda manifest: manifest.update(calibration=made))
+    with pytest.raises(InputError, match="no valid manifest"):
+        Bundle.load(copy)
+
+
+@pytest.mark.parametrize("change", [{"contents": []}, {"not_run": None}])
+def test_parts_of_another_kind_are_refused(copy: Path, change: dict) -> None:  # type: ignore[type-arg]
+    _edit(copy, lambda manifest: manifest.update(change))
+    with pytest.raises(InputError, match="no valid manifest"):
+        Bundle.load(copy)
+
+
 def test_a_manifest_that_points_outside_is_refused(copy: Path) -> None:
     _edit(copy, lambda manifest: manifest["files"].update({"../model/config.json": {"sha256": "", "bytes": 0}}))
     with pytest.raises(InputError, match="outside the bundle"):

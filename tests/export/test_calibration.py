@@ -38,8 +38,6 @@ def test_the_temperature_that_made_the_labels_is_found(true_temperature: float) 
     assert found.brier_after < found.brier_before
     before = activate(logits, SINGLE_LABEL).astype(np.float64)
     expected = log_loss(targets, before / before.sum(axis=1, keepdims=True))
-    before = activate(logits, SINGLE_LABEL).astype(np.float64)
-    expected = log_loss(targets, before / before.sum(axis=1, keepdims=True))
     assert found.nll_before == pytest.approx(expected, rel=1e-4)
 
 

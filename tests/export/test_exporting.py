@@ -122,14 +122,14 @@ def test_pairs_are_run_where_the_model_tells_segments_apart(tmp_path: Path, monk
     from export import verification
 
     seen: list[bool] = []
-    mixed = verification._mixed
+    mixed = verification.mixed_texts
 
     def watch(*arguments, **options):  # type: ignore[no-untyped-def]
         texts = mixed(*arguments, **options)
         seen.append(any(isinstance(text, tuple) for text in texts))
         return texts
 
-    monkeypatch.setattr(verification, "_mixed", watch)
+    monkeypatch.setattr(verification, "mixed_texts", watch)
     for family in ("bert", "roberta"):
         export(make_model(tmp_path / family, family), tmp_path / f"{family}-bundle", checked_on=str(DEV))
     assert seen == [True, False]

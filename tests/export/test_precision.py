@@ -178,7 +178,7 @@ def test_answers_that_depend_on_neighbours_are_refused(
         quantize_dynamic(tmp_path / "plain.onnx", path, per_channel=True, extra_options={"DefaultTensorType": 1})
 
     # So small a model's scores lie close together, and so do their shifts.
-    monkeypatch.setattr(precision, "MAX_BATCH_SHIFT", 1e-5)
+    monkeypatch.setattr(precision, "TRIED_SHIFT", 1e-5)
     exported(model, dev, tmp_path / "ours", precision="int8", max_loss=100.0)
     capsys.readouterr()
     monkeypatch.setattr(precision._Gate, "_quantize", usual)
@@ -268,7 +268,9 @@ def test_fp16_halves_the_bytes_and_says_what_was_not_run(model: Path, dev: Path,
         ({"precision": "int8"}, "needs --dev"),
         ({"precision": "int4"}, "must be one of fp32"),
         ({"precision": "int8-static", "labelled": True}, "needs --train"),
-        ({"weight_bits": 4}, "must be 7 or 8"),
+        ({"weight_bits": 4, "precision": "int8", "labelled": True}, "must be 7 or 8"),
+        ({"weight_bits": 7}, "fp32 has no integers"),
+        ({"calibration_rows": "train.tsv"}, "fp32 has no use for it"),
         ({"max_loss": -1.0}, "between 0 and 100"),
         ({"device": "tpu"}, "device must be one of"),
         ({"precision": "fp16", "labelled": True, "with_weights": True}, "the torch engine would answer in float32"),

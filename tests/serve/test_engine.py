@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import pipeline
 
+from common.batching import BatchLimits, cut_batches
 from common.errors import InputError, TextError, WorkFailedError
 from demo.messages import DEV
-from serve.engine import BatchLimits, Engine, Prediction, cut_batches
+from serve.engine import Engine, Prediction
 from tests.conftest import INTENTS, export_bundle, messages
 
 TEXTS = [row["text"] for row in messages(DEV)[:24]]

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.batching import BatchLimits
 from common.errors import DeadlineError, NotReadyError, OverloadedError, TooLargeError, WorkFailedError
 from common.labels import SINGLE_LABEL, Task
 from common.tokenization import Encoded
-from serve.engine import BatchLimits, Prediction
+from serve.engine import Prediction
 from serve.scheduler import BatchReport, Scheduler, SchedulerSettings, choose_batch
 
 TASK = Task(SINGLE_LABEL, ("a", "b"))

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from common.batching import BatchLimits
 from common.errors import InputError, TextError, WorkFailedError
 from demo.messages import DEV
 from export import verification
@@ -23,7 +24,7 @@ from export.bundle import Bundle
 from export.exporting import export
 from export.settings import ExportSettings
 from kernels import packed_classifier
-from serve.engine import BatchLimits, Engine, Prediction
+from serve.engine import Engine, Prediction
 from serve.score import score
 from tests.conftest import INTENTS, CommandResult, export_bundle, make_model, messages
 from tests.serve_process import ServerProcess
