@@ -200,7 +200,7 @@ class TextEncoder:
         return [
             Encoded(encoding.ids, encoding.type_ids, cut or bool(encoding.overflowing))
             for encoding, (_, cut) in zip(
-                self._tokenizer.encode_batch([text for text, _ in shortened]), shortened, strict=True
+                self._tokenizer.encode_batch_fast([text for text, _ in shortened]), shortened, strict=True
             )
         ]
 

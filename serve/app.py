@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common.errors import InputError, NotFoundError, NotReadyError, UnderstudyError, WorkFailedError
 from serve import native, oip, tei
+from serve.direct_routes import DirectRoutes, direct_endpoints
 from serve.engine import Engine
 from serve.metrics import CONTENT_TYPE, ServerMetrics
 from serve.responses import error_response, json_response
@@ -61,6 +62,7 @@ def create_app(
         app.include_router(room.router)
     _add_housekeeping(app, service)
     _add_error_handlers(app)
+    app.add_middleware(DirectRoutes, application=app, endpoints=direct_endpoints(engine.name))
     app.add_middleware(_RequestCounter, metrics=service.metrics)
     return app
 

@@ -30,6 +30,8 @@ class ServerMetrics:
             registry=self._registry,
         )
         self._texts = Counter("understudy_texts", "Texts answered", ("outcome",), registry=self._registry)
+        self._answered, self._failed = (self._texts.labels(outcome) for outcome in ("answered", "failed"))
+        self._by_route: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
         self._truncated = Counter("understudy_truncated_texts", "Texts that lost tokens", registry=self._registry)
         self._batch_items = Histogram(
             "understudy_batch_items", "Texts a batch", buckets=_ITEMS, registry=self._registry
@@ -49,14 +51,21 @@ class ServerMetrics:
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """One request answered."""
-        self._requests.labels(route, str(status)).inc()
-        self._request_seconds.labels(route).observe(seconds)
+        # Finding a counter by its labels takes longer than counting.
+        counters = self._by_route.get((route, status))
+        if counters is None:
+            counters = self._requests.labels(route, str(status)), self._request_seconds.labels(route)
+            self._by_route[route, status] = counters
+        counters[0].inc()
+        counters[1].observe(seconds)
 
     def texts(self, answered: int, failed: int, truncated: int) -> None:
         """One request's texts."""
-        self._texts.labels("answered").inc(answered)
-        self._texts.labels("failed").inc(failed)
-        self._truncated.inc(truncated)
+        self._answered.inc(answered)
+        if failed:
+            self._failed.inc(failed)
+        if truncated:
+            self._truncated.inc(truncated)
 
     def batch(self, report: BatchReport) -> None:
         """One batch run."""

@@ -52,7 +52,12 @@ def run_server(
         loaded.classify(["ready"])  # the first run allocates; no caller should wait for that
         app = create_app(loaded, settings)
         config = uvicorn.Config(
-            app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_SECONDS, server_header=False
+            app,
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+            server_header=False,
+            proxy_headers=False,  # the caller's address is of no use here
         )
         address = listener.getsockname()
         shown = f"[{address[0]}]" if ":" in address[0] else address[0]

@@ -30,6 +30,8 @@ from serve.scheduler import Outcome, Scheduler, SchedulerSettings
 
 # One or two texts are tokenized faster than a thread is reached; more would hold up the event loop.
 _INLINE_CHARACTERS = 2_000
+# Until the server looks whether the caller is still there.
+_WATCH_AFTER_SECONDS = 0.05
 # Between two looks at the deadline.
 _SLICE_CHARACTERS = 200_000
 
@@ -98,24 +100,28 @@ class Service:
         if not self.scheduler.ready:
             raise NotReadyError("the server is not ready")
         deadline = asyncio.get_running_loop().time() + self._timeout
-        try:
-            async with asyncio.timeout_at(deadline):
-                prepared = await self._prepare(texts, truncate)
-        except TimeoutError:
-            raise DeadlineError(f"no answer within {self._timeout:g} s") from None
+        size = sum(map(characters_of, texts))
+        if size <= _INLINE_CHARACTERS:
+            prepared = self.engine.prepare(texts, truncate=truncate)
+        else:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    prepared = await self._prepare_aside(texts, size, truncate)
+            except TimeoutError:
+                raise DeadlineError(f"no answer within {self._timeout:g} s") from None
         encoded = [entry for entry in prepared if isinstance(entry, Encoded)]
         answers = iter(await self.scheduler.submit(encoded, deadline) if encoded else [])
         return [next(answers) if isinstance(entry, Encoded) else entry for entry in prepared]
 
-    async def _prepare(self, texts: Sequence[Any], truncate: bool) -> list[Encoded | TextError]:
-        """Checks and tokenizes, long texts on a thread and slice by slice, so that a deadline or hang-up ends it.
+    async def _prepare_aside(self, texts: Sequence[Any], size: int, truncate: bool) -> list[Encoded | TextError]:
+        """Checks and tokenizes on a thread, slice by slice, so that a deadline or hang-up ends it.
+
+        Args:
+            size: characters of the texts together.
 
         Raises:
             OverloadedError: too many characters wait for the tokenizer already.
         """
-        size = sum(map(characters_of, texts))
-        if size <= _INLINE_CHARACTERS:
-            return self.engine.prepare(texts, truncate=truncate)
         if self._characters and self._characters + size > self.limits.waiting_characters:
             raise OverloadedError("too much text waits for the tokenizer; try again later")
         loop = asyncio.get_running_loop()
@@ -191,18 +197,36 @@ def all_predictions(outcomes: Sequence[Outcome]) -> list[Prediction]:
 
 
 async def _unless_gone(request: Request, answer: Coroutine[Any, Any, list[Outcome]]) -> list[Outcome]:
-    """The answer, unless the caller hangs up first: then the work is called off."""
-    work = asyncio.ensure_future(answer)
-    gone = asyncio.ensure_future(_disconnected(request))
+    """The answer, unless the caller hangs up first: then the work is called off.
+
+    The watch begins only when the answer takes longer than most, since two tasks a request cost as much as the rest.
+    """
+    caller = asyncio.current_task()
+    assert caller is not None
+    gone = False
+    watch: asyncio.Task[None] | None = None
+
+    async def call_off() -> None:
+        nonlocal gone
+        await _disconnected(request)
+        gone = True
+        caller.cancel()
+
+    def begin() -> None:
+        nonlocal watch
+        watch = asyncio.ensure_future(call_off())
+
+    timer = asyncio.get_running_loop().call_later(_WATCH_AFTER_SECONDS, begin)
     try:
-        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            raise CallerGoneError("the caller hung up")
-        return work.result()
+        return await answer
+    except asyncio.CancelledError:
+        if not gone or caller.uncancel() > 0:
+            raise
+        raise CallerGoneError("the caller hung up") from None
     finally:
-        for task in (work, gone):
-            task.cancel()
-        await asyncio.gather(work, gone, return_exceptions=True)
+        timer.cancel()
+        if watch is not None:
+            watch.cancel()
 
 
 async def _disconnected(request: Request) -> None:

@@ -1,0 +1,170 @@
+"""The short way to the endpoints gives what the framework's way gives, and calls off what nobody waits for."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from serve import service as service_module
+from serve.app import create_app
+from serve.direct_routes import DirectRoutes
+from serve.engine import Engine
+from tests.conftest import INTENTS
+
+TENSOR = {"name": "text", "shape": [1], "datatype": "BYTES", "data": ["Where is my parcel?"]}
+REQUESTS: list[tuple[str, Any]] = [
+    ("/v1/classify", {"inputs": ["Where is my parcel?", "", 7], "top_k": 2}),
+    ("/v1/classify", {"inputs": []}),
+    ("/v1/classify", {"texts": ["a"]}),
+    ("/predict", {"inputs": "Where is my parcel?"}),
+    ("/predict", {"inputs": [["a", "b"], ["c", 3]]}),
+    ("/v2/models/bundle/infer", {"id": "1", "inputs": [TENSOR]}),
+    ("/v2/models/bundle/infer", {"inputs": [{**TENSOR, "datatype": "FP32"}]}),
+    ("/v2/models/other/infer", {"inputs": [TENSOR]}),
+]
+
+
+@pytest.fixture(scope="module")
+def engine(bundle: Path) -> Engine:
+    return Engine.load(bundle)
+
+
+def _without_the_short_way(engine: Engine) -> FastAPI:
+    app = create_app(engine)
+    app.user_middleware = [entry for entry in app.user_middleware if entry.cls is not DirectRoutes]
+    return app
+
+
+@pytest.mark.parametrize(("path", "body"), REQUESTS)
+def test_both_ways_answer_alike(path: str, body: Any, engine: Engine) -> None:
+    with TestClient(create_app(engine)) as direct, TestClient(_without_the_short_way(engine)) as usual:
+        ours, theirs = direct.post(path, json=body), usual.post(path, json=body)
+    assert (ours.status_code, ours.headers) == (theirs.status_code, theirs.headers)
+    assert ours.json() == theirs.json()
+
+
+def test_a_body_that_is_no_json_and_a_route_that_is_none(engine: Engine) -> None:
+    with TestClient(create_app(engine)) as direct, TestClient(_without_the_short_way(engine)) as usual:
+        for client in (direct, usual):
+            assert client.post("/v1/classify", content=b"{").status_code == 400
+            assert client.get("/v1/classify").status_code == 405
+            assert client.post("/v1/classify/", follow_redirects=False).status_code == 307
+
+
+def test_requests_are_counted_by_route(engine: Engine) -> None:
+    with TestClient(create_app(engine)) as client:
+        for path, body in REQUESTS:
+            client.post(path, json=body)
+        shown = client.get("/metrics").text
+    assert 'understudy_requests_total{route="/v1/classify",status="200"} 1.0' in shown
+    assert 'understudy_requests_total{route="/v1/classify",status="422"} 2.0' in shown
+    assert 'understudy_requests_total{route="/v2/models/{name}/infer",status="200"} 1.0' in shown
+
+
+def test_what_nobody_foresaw_is_one_clear_500(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Engine, "prepare", lambda *_, **__: 1 / 0)
+    with TestClient(create_app(engine)) as client:
+        answer = client.post("/v1/classify", json={"inputs": ["a"]})
+    assert answer.status_code == 500
+    assert answer.json()["error"]["message"] == "internal error; the server's log has it"
+    assert "ZeroDivisionError" in caplog.text
+
+
+class _SlowModel:
+    """A model that waits until it may answer, and remembers what it was asked."""
+
+    engine, device = "onnx", "cpu"
+
+    def __init__(self) -> None:
+        self.may_answer = threading.Event()
+        self.batches: list[int] = []
+
+    def run(self, batch: Any) -> Any:
+        self.batches.append(len(batch))
+        assert self.may_answer.wait(20)
+        return np.zeros((len(batch), len(INTENTS)), np.float32)
+
+
+def _asking(app: FastAPI, hang_up: asyncio.Event) -> tuple[Callable[[], Any], list[Any]]:
+    """A coroutine function that sends one request over ASGI, hanging up when told, and what it was sent."""
+    sent: list[Any] = []
+    body = json.dumps({"inputs": ["Where is my parcel?"]}).encode()
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> Any:
+        if messages:
+            return messages.pop()
+        await hang_up.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/classify", "headers": [], "query_string": b"",
+             "http_version": "1.1", "scheme": "http", "root_path": "", "asgi": {"version": "3.0"}}  # fmt: skip
+    return lambda: app(dict(scope), receive, send), sent
+
+
+def test_a_caller_that_hangs_up_costs_no_batch(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_module, "_WATCH_AFTER_SECONDS", 0.01)
+
+    async def scenario() -> None:
+        engine, model = Engine.load(bundle), _SlowModel()
+        engine.model = model
+        app = create_app(engine)
+        service = app.state.service
+        service.scheduler.start()
+        gone, stays = asyncio.Event(), asyncio.Event()
+        first, first_sent = _asking(app, stays)
+        second, second_sent = _asking(app, gone)
+        tasks = [asyncio.create_task(first())]
+        while not model.batches:
+            await asyncio.sleep(0.01)
+        tasks.append(asyncio.create_task(second()))
+        while service.scheduler.waiting_items < 1:
+            await asyncio.sleep(0.01)
+        gone.set()
+        await asyncio.wait_for(tasks[1], 5)  # at once, though the model is still at work
+        assert second_sent[0]["status"] == 499
+        assert service.scheduler.waiting_items == 0
+        model.may_answer.set()
+        await asyncio.wait_for(tasks[0], 5)
+        assert first_sent[0]["status"] == 200
+        await service.stop()
+        assert model.batches == [1]
+        assert service.scheduler.admitted_tokens == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_cancelled_server_is_no_hung_up_caller(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_module, "_WATCH_AFTER_SECONDS", 0.01)
+
+    async def scenario() -> None:
+        engine, model = Engine.load(bundle), _SlowModel()
+        engine.model = model
+        app = create_app(engine)
+        app.state.service.scheduler.start()
+        ask, sent = _asking(app, asyncio.Event())
+        task = asyncio.create_task(ask())
+        while not model.batches:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+        task.cancel()
+        await asyncio.wait([task])
+        assert sent[0]["status"] == 503  # the server is stopping
+        model.may_answer.set()
+        await app.state.service.stop()
+
+    asyncio.run(scenario())
