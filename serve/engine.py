@@ -29,10 +29,12 @@ class Model(Protocol):
     Attributes:
         engine: what runs it, one of `ENGINES`.
         device: where it runs, for people to read.
+        lanes: how many threads may call `run` at once.
     """
 
     engine: str
     device: str
+    lanes: int
 
     def run(self, batch: Sequence[Encoded]) -> NDArray[np.float32]:
         """Logits `[batch, labels]`."""
@@ -108,6 +110,7 @@ class Engine:
         engine: str = "onnx",
         device: str = "auto",
         threads: int = 0,
+        lanes: int = 1,
         limits: BatchLimits | None = None,
     ) -> Engine:
         """Verifies the bundle and opens its model.
@@ -119,6 +122,7 @@ class Engine:
             device: one of `common.devices.DEVICES`; 'auto' takes CUDA where it works, else the CPU. An int8 model runs
                 on the CPU.
             threads: of the model on the CPU; 0 takes one a core.
+            lanes: batches that may run at once, each from a thread of its own; the torch engine and CUDA have one.
 
         Raises:
             InputError: the directory is no bundle, was changed, or its model cannot be opened; more threads than cores.
@@ -139,7 +143,7 @@ class Engine:
 
             model = TorchModel(bundle, encoder, threads, device)
         else:
-            model = OnnxModel(bundle, encoder, threads, device)
+            model = OnnxModel(bundle, encoder, threads, device, lanes)
         return cls(bundle, model, encoder, limits or BatchLimits())
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from common.devices import open_session
 from common.errors import InputError
-from common.machine import integer_products_saturate
+from common.machine import integer_products_saturate, usable_cores
 from common.tokenization import Encoded, TextEncoder
 from export.bundle import Bundle
 
@@ -17,13 +18,17 @@ from export.bundle import Bundle
 class OnnxModel:
     """An ONNX Runtime session over padded batches.
 
+    Several lanes, that is batches at once, share a session whose every run keeps to one thread: nobody waits for a
+    partner at each operator. A text that runs alone has a session of its own with all threads.
+
     Attributes:
         device: 'cpu' or 'cuda'.
+        lanes: how many threads may call `run` at once.
     """
 
     engine = "onnx"
 
-    def __init__(self, bundle: Bundle, encoder: TextEncoder, threads: int, device: str):
+    def __init__(self, bundle: Bundle, encoder: TextEncoder, threads: int, device: str, lanes: int = 1):
         """
         Raises:
             InputError: the model cannot be opened, or would give wrong answers on this processor.
@@ -37,11 +42,26 @@ class OnnxModel:
             )
         self._encoder = encoder
         self._inputs = manifest.inputs
-        self._session, self.device = open_session(bundle.model_path, device, threads, precision=manifest.precision)
+        self.lanes = lanes
+        path, precision = bundle.model_path, manifest.precision
+        self._alone, self.device = open_session(path, device, threads, precision=precision)
+        self._shared = self._alone
+        if lanes > 1:
+            each = max(1, (threads or usable_cores()) // lanes)
+            self._shared, _ = open_session(path, device, each, precision=precision)
+        self._lock = threading.Lock()
+        self._running = 0
 
     def run(self, batch: Sequence[Encoded]) -> NDArray[np.float32]:
         """Logits `[batch, labels]`."""
         padded = self._encoder.pad(batch)
         given = {name: padded[name] for name in self._inputs}
-        logits: NDArray[np.float32] = np.asarray(self._session.run(["logits"], given)[0], np.float32)
+        with self._lock:
+            session = self._alone if len(batch) == 1 and self._running == 0 else self._shared
+            self._running += 1
+        try:
+            logits: NDArray[np.float32] = np.asarray(session.run(["logits"], given)[0], np.float32)
+        finally:
+            with self._lock:
+                self._running -= 1
         return logits

@@ -33,13 +33,14 @@ def run_server(
     engine: str = "onnx",
     device: str = "auto",
     threads: int = 0,
+    lanes: int = 1,
     settings: SchedulerSettings | None = None,
 ) -> None:
     """Serves until Ctrl-C or SIGTERM; requests under way are answered first.
 
     Args:
         port: 0 takes any free one.
-        engine, device, threads: as in `Engine.load`.
+        engine, device, threads, lanes: as in `Engine.load`.
 
     Raises:
         InputError: the address cannot be listened on, or the bundle will not do.
@@ -48,7 +49,7 @@ def run_server(
     started = time.monotonic()
     listener = _listen(host, port)
     with listener:
-        loaded = Engine.load(bundle, engine=engine, device=device, threads=threads)
+        loaded = Engine.load(bundle, engine=engine, device=device, threads=threads, lanes=lanes)
         loaded.classify(["ready"])  # the first run allocates; no caller should wait for that
         app = create_app(loaded, settings)
         config = uvicorn.Config(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -60,7 +60,10 @@ class Service:
         self.engine = engine
         self.limits = limits
         self.scheduler = Scheduler(
-            engine.run, engine.limits, settings, on_batch=lambda report: self.metrics.batch(report)
+            engine.run,
+            engine.limits,
+            replace(settings, lanes=engine.model.lanes),
+            on_batch=lambda report: self.metrics.batch(report),
         )
         self.metrics = ServerMetrics(lambda: self.scheduler.waiting_items, lambda: self.scheduler.admitted_tokens)
         self._timeout = settings.timeout

@@ -46,6 +46,7 @@ class TorchModel:
     """
 
     engine = "torch"
+    lanes = 1
 
     def __init__(self, bundle: Bundle, encoder: TextEncoder, threads: int, device: str):
         """Loads the weights.

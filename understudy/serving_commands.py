@@ -31,6 +31,7 @@ def serve(
     engine: EngineName = "onnx",
     device: Device = "auto",
     threads: Threads = 0,
+    lanes: Annotated[int, typer.Option(min=1, help="Batches that run at once, sharing the threads.")] = 1,
     max_queue_tokens: Annotated[int, typer.Option(min=1, help="Tokens admitted and not yet answered.")] = 65_536,
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds until a waiting request is given up.")] = 30.0,
     seed: Seed = 0,
@@ -41,7 +42,9 @@ def serve(
 
     del seed  # nothing here is drawn at random
     settings = SchedulerSettings(max_queue_tokens=max_queue_tokens, timeout=timeout)
-    run_server(bundle, host=host, port=port, engine=engine, device=device, threads=threads, settings=settings)
+    run_server(
+        bundle, host=host, port=port, engine=engine, device=device, threads=threads, lanes=lanes, settings=settings
+    )
 
 
 def score(

@@ -84,7 +84,7 @@ def test_what_nobody_foresaw_is_one_clear_500(
 class _SlowModel:
     """A model that waits until it may answer, and remembers what it was asked."""
 
-    engine, device = "onnx", "cpu"
+    engine, device, lanes = "onnx", "cpu", 1
 
     def __init__(self) -> None:
         self.may_answer = threading.Event()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -141,3 +142,15 @@ def test_serving_and_scoring_import_neither_torch_nor_transformers() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_lanes_answer_as_one_does(bundle: Path) -> None:
+    plain, laned = Engine.load(bundle), Engine.load(bundle, lanes=2)
+    expected = {text: _answers(plain, [text])[0].logits for text in TEXTS}
+    batches = [TEXTS[:5], TEXTS[5:6], TEXTS[6:20], TEXTS[20:]] * 6
+    with ThreadPoolExecutor(2) as threads:
+        for texts, answers in zip(
+            batches, threads.map(lambda batch: _answers(laned, list(batch)), batches), strict=True
+        ):
+            for text, answer in zip(texts, answers, strict=True):
+                assert answer.logits == pytest.approx(expected[text], abs=1e-5)

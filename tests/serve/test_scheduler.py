@@ -16,7 +16,7 @@ from common.errors import DeadlineError, NotReadyError, OverloadedError, TooLarg
 from common.labels import SINGLE_LABEL, Task
 from common.tokenization import Encoded
 from serve.engine import Prediction
-from serve.scheduler import BatchReport, Scheduler, SchedulerSettings, choose_batch
+from serve.scheduler import RUN_TOKENS, BatchReport, Scheduler, SchedulerSettings, choose_batch
 
 TASK = Task(SINGLE_LABEL, ("a", "b"))
 POISON = 666
@@ -64,12 +64,13 @@ async def _until(condition) -> None:  # type: ignore[no-untyped-def]
     st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=12), min_size=1, max_size=15),
     st.integers(1, 8),
     st.integers(1, 200),
+    st.integers(1, 4),
 )
-def test_every_answer_belongs_to_its_caller(requests: list[list[int]], items: int, tokens: int) -> None:
+def test_every_answer_belongs_to_its_caller(requests: list[list[int]], items: int, tokens: int, lanes: int) -> None:
     reports: list[BatchReport] = []
 
     async def go() -> None:
-        scheduler = _scheduler(limits=BatchLimits(items, tokens), reports=reports, window=5)
+        scheduler = _scheduler(limits=BatchLimits(items, tokens), reports=reports, window=5, lanes=lanes)
         scheduler.start()
         names = iter(range(1000, 10_000))
         texts = [[_text(next(names), length) for length in lengths] for lengths in requests]
@@ -91,6 +92,51 @@ def test_a_batch_holds_the_anchor_within_the_limits(lengths: list[int], data: st
     chosen = choose_batch(lengths, anchor, limits)
     assert anchor in chosen
     assert len(chosen) == 1 or (len(chosen) <= limits.items and len(chosen) * lengths[chosen[-1]] <= limits.tokens)
+    # Each text but the anchor causes less padding than a run of its own would cost.
+    padding = sum(lengths[chosen[-1]] - lengths[place] for place in chosen)
+    assert padding <= RUN_TOKENS * (len(chosen) - 1)
+
+
+def test_texts_of_like_length_go_together() -> None:
+    assert choose_batch([4, 5, 5, 5, 60], 2, BatchLimits()) == range(0, 4)
+    assert choose_batch([4, 5, 5, 5, 60], 4, BatchLimits()) == range(4, 5)
+
+
+def test_lanes_run_at_once_and_share_what_waits() -> None:
+    async def go() -> None:
+        gate, seen = threading.Barrier(3), []
+
+        def run(batch: Sequence[Encoded]) -> list[Prediction]:
+            seen.append(len(batch))
+            if len(seen) <= 3:
+                gate.wait(10)  # passes only if three batches are under way
+            return _run(batch)
+
+        scheduler = _scheduler(run, lanes=3)
+        scheduler.start()
+        await asyncio.gather(*(scheduler.submit([_text(identity)]) for identity in range(1, 41)))
+        await scheduler.stop()
+        assert sum(seen) == 40
+        assert max(seen) <= 10  # a fourth each: three lanes, and one share on its way
+
+    asyncio.run(go())
+
+
+def test_stopping_answers_what_every_lane_works_on() -> None:
+    async def go() -> None:
+        gate = _Gate()
+        scheduler = _scheduler(gate, limits=BatchLimits(items=1), lanes=2)
+        scheduler.start()
+        requests = [asyncio.create_task(scheduler.submit([_text(identity)])) for identity in range(1, 6)]
+        await asyncio.sleep(0.01)
+        stopping = asyncio.create_task(scheduler.stop())
+        await asyncio.sleep(0.01)
+        gate.open.set()
+        await stopping
+        outcomes = [(await request)[0] for request in requests]
+        assert [int(outcome.scores[0]) for outcome in outcomes] == [1, 2, 3, 4, 5]  # type: ignore[union-attr]
+
+    asyncio.run(go())
 
 
 def test_a_poison_text_fails_alone() -> None:
@@ -193,15 +239,15 @@ def test_before_the_start_nothing_is_admitted() -> None:
         asyncio.run(_scheduler().submit([_text(1)]))
 
 
-def test_a_lost_worker_is_told_to_everyone_who_waits() -> None:
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_a_lost_worker_is_told_to_everyone_who_waits(lanes: int) -> None:
     async def go() -> None:
         gate = _Gate()
-        scheduler = _scheduler(gate, limits=BatchLimits(items=1))
+        scheduler = _scheduler(gate, limits=BatchLimits(items=1), lanes=lanes)
         scheduler.start()
-        requests = [asyncio.create_task(scheduler.submit([_text(identity)])) for identity in (1, 2)]
+        requests = [asyncio.create_task(scheduler.submit([_text(identity)])) for identity in range(1, lanes + 2)]
         await asyncio.sleep(0.01)
-        assert scheduler._worker is not None
-        scheduler._worker.cancel()
+        scheduler._workers[0].cancel()
         for request in requests:
             with pytest.raises(NotReadyError, match="lost"):
                 await request
