@@ -90,10 +90,14 @@ def _usual(plain: Path, directory: Path) -> Path:
     del proto.graph.value_info[:]  # the shapes that the exporter leaves stand in the quantizer's way
     onnx.save(proto, directory / "bare.onnx")
     path = directory / "usual.onnx"
-    logging.getLogger().setLevel(logging.ERROR)  # it recommends a step that the exporter's graphs do not survive
-    quantize_dynamic(
-        directory / "bare.onnx", path, per_channel=True, extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT}
-    )
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)  # it recommends a step that the exporter's graphs do not survive
+    try:
+        options = {"DefaultTensorType": onnx.TensorProto.FLOAT}
+        quantize_dynamic(directory / "bare.onnx", path, per_channel=True, extra_options=options)
+    finally:
+        root.setLevel(level)
     return path
 
 

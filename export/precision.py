@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 from rich.table import Table
@@ -205,6 +206,7 @@ class _Gate:
         path = self._tools.directory / f"attempt-{len(self.attempts)}" / self._path.name
         path.parent.mkdir(parents=True)
         write(path)
+        onnx.checker.check_model(str(path), full_check=True)
         graph = self._tools.open(path, precision)
         name = f"{precision}, {len(kept)} kept" if kept else precision
         logits = graph.all_logits(self._rows.encoded, doing=f"measuring {name}")
