@@ -98,8 +98,9 @@ def adopt(
         encoded = rows.encoded if rows is not None else encoder.encode(examples.texts)
         logits = graph.all_logits(encoded, doing="measuring")
         _refuse_probabilities(logits, task, path)
-        served = rows.served(logits) if rows is not None else Served(task)
-        shift, flips, _ = neighbours_shift(graph, encoded, served, settings.seed)
+        calibration = None if rows is None else rows.calibration(logits)
+        served = Served.by(task, calibration)
+        shift, flips = neighbours_shift(graph, encoded, served, settings.seed)
         if shift > TRIED_SHIFT or flips:
             raise WorkFailedError(
                 f"the exported model's answers depend on a text's neighbours: scores alone and in batches differ by "
@@ -120,14 +121,14 @@ def adopt(
                 "model": {"name": source.name, "sha256": source.sha256},
                 "exported_by": f"{graph_model.producer_name or 'unknown'} {graph_model.producer_version or ''}".strip(),
             },
-            measured={} if rows is None else rows.measured(logits, precision),
+            measured={} if rows is None else rows.measured(logits, served, precision),
             verification=verification,
             versions={
                 "python": platform.python_version(),
                 **{name: version(name) for name in ("understudy", "transformers", "onnx")},
                 "onnxruntime": onnxruntime.__version__,
             },
-            calibration=None if rows is None else rows.calibration(logits),
+            calibration=calibration,
             contents=contents,
             not_run=["cuda"] if precision == FP16 and graph.device != "cuda" else [],
         )

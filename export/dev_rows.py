@@ -46,14 +46,13 @@ class DevRows:
         """How such a bundle would serve them."""
         return Served.by(self.task, self.calibration(logits))
 
-    def value(self, logits: NDArray[np.floating]) -> float:
-        """The dev metric of a graph's logits, as its bundle would serve them."""
-        served = self.served(logits)
+    def value(self, logits: NDArray[np.floating], served: Served) -> float:
+        """The dev metric of a graph's logits, served so."""
         return evaluate(served.task, served.scores(logits), self.targets)[self.metric]
 
-    def measured(self, logits: NDArray[np.floating], precision: str) -> dict[str, Any]:
+    def measured(self, logits: NDArray[np.floating], served: Served, precision: str) -> dict[str, Any]:
         """The dev metric as the manifest has it."""
-        value = self.value(logits)
+        value = self.value(logits, served)
         return {"metric": self.metric, "split": self.data["name"], "value": value, "precision": precision}
 
     def loss(self, before: float, after: float) -> float:

@@ -37,6 +37,7 @@ from export.finishing import finish_bundle, say_result
 from export.onnx_graph import check_opset, export_graph
 from export.precision import Tools, lower_precision
 from export.proofs import PrecisionProof
+from export.served import Served
 from export.settings import FP16, FP32, ExportSettings
 from export.verification import mixed_texts, verify
 
@@ -117,7 +118,7 @@ def export(
             )
             calibration = rows.calibration(logits)
             if record is None or rows.metric != record["metric"]:
-                measured = rows.measured(logits, precision)
+                measured = rows.measured(logits, Served.by(task, calibration), precision)
         save_tokenizer(tokenizer, staging, encoder.max_length)
         manifest = Manifest(
             name=output.resolve().name,

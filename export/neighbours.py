@@ -5,9 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 from common.progress import progress
 from common.tokenization import Encoded
 from export.exported_graph import ExportedGraph
@@ -23,13 +20,11 @@ _ROUNDING = 1e-6
 _FIRST = 4
 
 
-def neighbours_shift(
-    graph: ExportedGraph, texts: Sequence[Encoded], served: Served, seed: int
-) -> tuple[float, int, NDArray[np.float32]]:
+def neighbours_shift(graph: ExportedGraph, texts: Sequence[Encoded], served: Served, seed: int) -> tuple[float, int]:
     """Each text alone against itself among texts of its length, and among random ones, in batches of many sizes.
 
     Returns:
-        The greatest shift of scores, the most labels that differ in one batching, and the logits alone.
+        The greatest shift of scores, and the most labels that differ in one batching.
     """
     draw = random.Random(seed)
     alone = graph.all_logits(texts, 1, doing="measuring each text alone")
@@ -46,4 +41,4 @@ def neighbours_shift(
             shift = max(shift, served.shift(alone, together))
             flips = max(flips, served.flips(alone, together))
             advance(1)
-    return shift, flips, alone
+    return shift, flips

@@ -29,7 +29,7 @@ from export.neighbours import TRIED_SHIFT, neighbours_shift
 from export.onnx_file import move_graph, save_graph
 from export.proofs import Attempt, PrecisionProof
 from export.quantization import layer_sizes, quantize
-from export.served import differing
+from export.served import Served, differing
 from export.settings import AUTO, FP16, FP32, INT8, INT8_STATIC, ExportSettings
 
 # Texts by which layers are ranked, and by which speed decides.
@@ -96,11 +96,13 @@ class _Gate:
         self._path, self._rows, self._settings, self._tools = graph, rows, settings, tools
         self.plain = tools.open(graph, settings.precision if settings.precision != AUTO else FP32)
         self._plain_logits = self.plain.all_logits(rows.encoded, doing="measuring fp32")
-        self.plain_value = rows.value(self._plain_logits)
+        self._plain_served = rows.served(self._plain_logits)
+        self.plain_value = rows.value(self._plain_logits, self._plain_served)
         self.plain_texts_per_s: float | None = None
         self.attempts: list[Attempt] = []
         self._graphs: list[Path] = []
         self._logits: list[NDArray[np.float32]] = []
+        self._served: list[Served] = []
         self._weight_bits, self._reason = _weight_bits(settings)
         self._calibrated_on: dict[str, Any] | None = None
 
@@ -183,7 +185,7 @@ class _Gate:
         if place is None:
             return proof
         attempt, logits = self.attempts[place], self._logits[place]
-        plain, lower = rows.served(self._plain_logits), rows.served(logits)
+        plain, lower = self._plain_served, self._served[place]
         move_graph(self._graphs[place], self._path)
         integers = attempt.precision != FP16
         return replace(
@@ -210,18 +212,20 @@ class _Gate:
         graph = self._tools.open(path, precision)
         name = f"{precision}, {len(kept)} kept" if kept else precision
         logits = graph.all_logits(self._rows.encoded, doing=f"measuring {name}")
-        value = self._rows.value(logits)
+        served = self._rows.served(logits)
+        value = self._rows.value(logits, served)
         loss = self._rows.loss(self.plain_value, value)
         # Rounded, so that 0.5 points are not more than half a point.
         within = round(loss, 9) <= self._settings.max_loss
         shift, flips = None, None
         if within:
             texts = [*self._rows.encoded, *self._tools.others]
-            shift, flips, _ = neighbours_shift(graph, texts, self._rows.served(logits), self._settings.seed)
+            shift, flips = neighbours_shift(graph, texts, served, self._settings.seed)
         passed = shift is not None and shift <= TRIED_SHIFT and flips == 0
         self.attempts.append(Attempt(precision, kept, value, loss, shift, flips, graph.bytes, passed))
         self._graphs.append(path)
         self._logits.append(logits)
+        self._served.append(served)
         return passed
 
     def _rank(self, precision: str, ranges: dict[str, tuple[float, float]]) -> list[str]:

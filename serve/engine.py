@@ -125,7 +125,8 @@ class Engine:
             lanes: batches that may run at once, each from a thread of its own; the torch engine and CUDA have one.
 
         Raises:
-            InputError: the directory is no bundle, was changed, or its model cannot be opened; more threads than cores.
+            InputError: the directory is no bundle, was changed, or its model cannot be opened; more threads or lanes
+                than cores.
             WorkFailedError: CUDA is asked for and cannot be had.
             ModuleNotFoundError: the torch engine's packages are not installed.
         """
@@ -135,6 +136,8 @@ class Engine:
         cores = usable_cores()
         if not 0 <= threads <= cores:
             raise InputError(f"threads must lie between 0 and this machine's {cores} cores, not {threads}")
+        if not 1 <= lanes <= cores:
+            raise InputError(f"lanes must lie between 1 and this machine's {cores} cores, not {lanes}")
         bundle = Bundle.load(Path(path))
         encoder = TextEncoder.load(bundle.path)
         model: Model

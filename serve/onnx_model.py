@@ -42,11 +42,11 @@ class OnnxModel:
             )
         self._encoder = encoder
         self._inputs = manifest.inputs
-        self.lanes = lanes
         path, precision = bundle.model_path, manifest.precision
         self._alone, self.device = open_session(path, device, threads, precision=precision)
+        self.lanes = lanes if self.device == "cpu" else 1
         self._shared = self._alone
-        if lanes > 1:
+        if self.lanes > 1:
             each = max(1, (threads or usable_cores()) // lanes)
             self._shared, _ = open_session(path, device, each, precision=precision)
         self._lock = threading.Lock()

@@ -15,6 +15,7 @@ from transformers import pipeline
 
 from common.batching import BatchLimits, cut_batches
 from common.errors import InputError, TextError, WorkFailedError
+from common.machine import usable_cores
 from demo.messages import DEV
 from serve.engine import Engine, Prediction
 from tests.conftest import INTENTS, export_bundle, messages
@@ -145,7 +146,7 @@ def test_serving_and_scoring_import_neither_torch_nor_transformers() -> None:
 
 
 def test_lanes_answer_as_one_does(bundle: Path) -> None:
-    plain, laned = Engine.load(bundle), Engine.load(bundle, lanes=2)
+    plain, laned = Engine.load(bundle), Engine.load(bundle, lanes=min(2, usable_cores()))
     expected = {text: _answers(plain, [text])[0].logits for text in TEXTS}
     batches = [TEXTS[:5], TEXTS[5:6], TEXTS[6:20], TEXTS[20:]] * 6
     with ThreadPoolExecutor(2) as threads:
@@ -154,3 +155,9 @@ def test_lanes_answer_as_one_does(bundle: Path) -> None:
         ):
             for text, answer in zip(texts, answers, strict=True):
                 assert answer.logits == pytest.approx(expected[text], abs=1e-5)
+
+
+@pytest.mark.parametrize("lanes", [0, -1, 10_000])
+def test_lanes_beyond_the_machine_are_refused(lanes: int, bundle: Path) -> None:
+    with pytest.raises(InputError, match="lanes must lie between 1 and"):
+        Engine.load(bundle, lanes=lanes)
