@@ -52,11 +52,33 @@ class TextError(InputError):
     code = "invalid_text"
 
 
+class UnauthorizedError(UnderstudyError):
+    """No key was given, or one that is not known."""
+
+    code = "unauthorized"
+    status = 401
+
+
+class ForbiddenError(UnderstudyError):
+    """The key that was given does not open this."""
+
+    code = "forbidden"
+    status = 403
+
+
 class OverloadedError(UnderstudyError):
-    """The queue is full; the same request may be admitted later."""
+    """The queue is full; the same request may be admitted later.
+
+    Attributes:
+        retry_after: whole seconds after which it may be.
+    """
 
     code = "overloaded"
     status = 429
+
+    def __init__(self, message: str, retry_after: int = 1):
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class NotReadyError(UnderstudyError):

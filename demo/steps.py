@@ -22,7 +22,10 @@ from distill.sources import find_model, weights_sha256
 from export.bundle import Bundle
 from export.exporting import export
 from export.settings import OPSET, ExportSettings
+from serve.repository import ModelSource
 from serve.server import run_server
+from serve.settings import ServiceSettings
+from serve.shadow import ShadowSettings
 
 # Few rows and little time: a higher rate than the paper's grid for large tasks, and the student starts as every
 # second layer of the fine-tuned teacher, which needs far fewer steps than starting from the pre-trained model.
@@ -92,7 +95,8 @@ def run_demo(output: Path, *, model: str, serve: bool, port: int, seed: int) -> 
     say(f"Ready after {time.monotonic() - started:.0f} s; everything is in {output}, the report in {report}")
     if serve:
         say("5 of 5: the server")
-        run_server(bundles[1], host="127.0.0.1", port=port)
+        beside = ServiceSettings((ModelSource(bundles[1]),), ModelSource(bundles[0]), shadow=ShadowSettings(share=1.0))
+        run_server(beside, host="127.0.0.1", port=port)
     else:
         say(f"Serve the student with: understudy serve {bundles[1]}")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -13,16 +11,17 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
 from fastapi_swagger import patch_fastapi
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.middleware.cors import CORSMiddleware
 
-from common.errors import InputError, NotFoundError, NotReadyError, UnderstudyError, WorkFailedError
+from common.errors import InputError, NotFoundError, UnderstudyError, WorkFailedError
 from serve import native, oip, tei
-from serve.direct_routes import DirectRoutes, direct_endpoints
-from serve.engine import Engine
-from serve.metrics import CONTENT_TYPE, ServerMetrics
+from serve.access import Access
+from serve.direct_routes import DirectRoutes
+from serve.metrics import CONTENT_TYPE
+from serve.request_log import RequestLog, open_access_log
 from serve.responses import error_response, json_response
-from serve.scheduler import SchedulerSettings
-from serve.service import Service, ServiceLimits
+from serve.service import Service
+from serve.settings import ServiceSettings
 
 _PAGE = Path(__file__).with_name("page.html")
 # The page loads nothing from elsewhere and may not be framed.
@@ -30,26 +29,30 @@ _PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "connect-src 'self'; img-src data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
     "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
 }
 
 
-def create_app(
-    engine: Engine, settings: SchedulerSettings | None = None, limits: ServiceLimits | None = None
-) -> FastAPI:
-    """The application over a loaded engine."""
-    service = Service(engine, settings or SchedulerSettings(), limits or ServiceLimits())
+def create_app(settings: ServiceSettings) -> FastAPI:
+    """The application; its `state.service` loads the models when the application starts, or before by `start()`.
+
+    Raises:
+        InputError: a file that is to be written cannot be.
+    """
+    service = Service(settings)
+    log = open_access_log(settings.access_log)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        service.scheduler.start()
+        await service.start()
         yield
         await service.stop()
 
     app = FastAPI(
         title="Understudy",
         version=version("understudy"),
-        description=f"Text classification by {engine.name}.",
+        description="Text classification by distilled students, and by their teachers.",
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
@@ -62,8 +65,17 @@ def create_app(
         app.include_router(room.router)
     _add_housekeeping(app, service)
     _add_error_handlers(app)
-    app.add_middleware(DirectRoutes, application=app, endpoints=direct_endpoints(engine.name))
-    app.add_middleware(_RequestCounter, metrics=service.metrics)
+    # The last one added is the outermost.
+    app.add_middleware(DirectRoutes, application=app)
+    app.add_middleware(Access, settings=settings.access)
+    if settings.access.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.access.origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type"],
+        )
+    app.add_middleware(RequestLog, metrics=service.metrics, log=log)
     return app
 
 
@@ -76,15 +88,13 @@ def _add_housekeeping(app: FastAPI, service: Service) -> None:
 
     @app.get("/health/live", tags=["health"])
     async def live() -> Response:
-        """Whether the process answers; a lost worker means that only a new process would."""
-        lost = service.scheduler.lost
-        return json_response({"status": "worker lost" if lost else "live"}, 503 if lost else 200)
+        """Whether the server can do its work; if not, only a new process would."""
+        return json_response({"status": "live" if service.live else "worker lost"}, 200 if service.live else 503)
 
     @app.get("/health/ready", tags=["health"])
     async def ready() -> Response:
         """Whether a request would be worked on."""
-        is_ready = service.scheduler.ready
-        return json_response({"status": "ready" if is_ready else "not ready"}, 200 if is_ready else 503)
+        return json_response({"status": "ready" if service.ready else "not ready"}, 200 if service.ready else 503)
 
     @app.get("/metrics", tags=["health"])
     async def metrics() -> Response:
@@ -110,36 +120,3 @@ def _add_error_handlers(app: FastAPI) -> None:
     async def unforeseen(request: Request, _error: Exception) -> Response:
         # The server itself logs the traceback.
         return error_response(WorkFailedError("internal error; the server's log has it"), request.url.path)
-
-
-class _RequestCounter:
-    """Counts each request by its route and status, outside of everything that could answer it."""
-
-    def __init__(self, app: ASGIApp, metrics: ServerMetrics):
-        self._app = app
-        self._metrics = metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        started = time.monotonic()
-        status = 0
-
-        async def noting_the_status(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self._app(scope, receive, noting_the_status)
-        except asyncio.CancelledError:
-            # The grace period is over while this request was under way.
-            if status == 0:
-                stopping = error_response(NotReadyError("the server is stopping"), scope["path"])
-                await stopping(scope, receive, noting_the_status)
-        finally:
-            # The route, not the path, which callers could make up without end.
-            route = getattr(scope.get("route"), "path", "unknown")
-            self._metrics.request(route, status or 500, time.monotonic() - started)

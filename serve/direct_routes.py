@@ -10,7 +10,6 @@ import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -25,20 +24,19 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class DirectRoutes:
-    """Middleware that answers POST requests to known paths itself and hands on everything else."""
+    """Middleware that answers POST requests to the routes that classify and hands on everything else."""
 
-    def __init__(self, app: ASGIApp, application: FastAPI, endpoints: dict[str, Endpoint]):
+    def __init__(self, app: ASGIApp, application: FastAPI):
         self._app = app
         self._application = application
-        self._endpoints = endpoints
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        endpoint = self._endpoints.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
-        if endpoint is None:
+        found = _find(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        if found is None:
             await self._app(scope, receive, send)
             return
+        endpoint, scope["route"] = found
         scope["app"] = self._application
-        scope["route"] = _ROUTES[endpoint.func if isinstance(endpoint, partial) else endpoint]
         request = Request(scope, receive)
         try:
             response = await endpoint(request)
@@ -50,18 +48,22 @@ class DirectRoutes:
         await response(scope, receive, send)
 
 
-def direct_endpoints(model: str) -> dict[str, Endpoint]:
-    """The endpoints by path, for the model of that name."""
-    return {
-        "/v1/classify": native.classify,
-        "/predict": tei.predict,
-        f"/v2/models/{model}/infer": partial(oip.infer, name=model),
-    }
+def _find(path: str) -> tuple[Endpoint, SimpleNamespace] | None:
+    """The endpoint of a path, and its route as the framework would call it."""
+    endpoint = _ENDPOINTS.get(path)
+    if endpoint is not None:
+        return endpoint
+    if path.startswith(_INFER_BEFORE) and path.endswith(_INFER_BEHIND):
+        name = path[len(_INFER_BEFORE) : -len(_INFER_BEHIND)]
+        if name and "/" not in name:
+            return partial(oip.infer, name=name), _INFER_ROUTE
+    return None
 
 
-# What the metrics call them; a route of the framework has its path under the same name.
-_ROUTES: dict[Any, SimpleNamespace] = {
-    native.classify: SimpleNamespace(path="/v1/classify"),
-    tei.predict: SimpleNamespace(path="/predict"),
-    oip.infer: SimpleNamespace(path="/v2/models/{name}/infer"),
+# A route of the framework has its path under the same name.
+_ENDPOINTS: dict[str, tuple[Endpoint, SimpleNamespace]] = {
+    "/v1/classify": (native.classify, SimpleNamespace(path="/v1/classify")),
+    "/predict": (tei.predict, SimpleNamespace(path="/predict")),
 }
+_INFER_BEFORE, _INFER_BEHIND = "/v2/models/", "/infer"
+_INFER_ROUTE = SimpleNamespace(path="/v2/models/{name}/infer")

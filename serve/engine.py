@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,11 +12,13 @@ from numpy.typing import NDArray
 from common.batching import BatchLimits, cut_batches
 from common.devices import check_device
 from common.errors import InputError, TextError, WorkFailedError
-from common.labels import MULTI_LABEL, SEPARATOR, Task, activate
 from common.machine import usable_cores
-from common.tokenization import Encoded, Text, TextEncoder, check_text
+from common.tokenization import Encoded, TextEncoder
 from export.bundle import Bundle
+from serve.codec import Codec, Prediction
 from serve.onnx_model import OnnxModel
+
+__all__ = ["ENGINES", "Engine", "Model", "Prediction"]
 
 # What runs a bundle's model: ONNX Runtime, or PyTorch with the project's own kernels.
 ENGINES = ("onnx", "torch")
@@ -40,55 +41,8 @@ class Model(Protocol):
         """Logits `[batch, labels]`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """The answer to one text.
-
-    Attributes:
-        labels: the task's labels, in the model's order.
-        scores: float32 `[labels]`: probabilities, or the number itself for regression.
-        logits: float32 `[labels]`, as the model gave them.
-        tokens: how many were read.
-        truncated: whether the text had more.
-    """
-
-    task: Task
-    scores: NDArray[np.float32]
-    logits: NDArray[np.float32]
-    tokens: int
-    truncated: bool
-
-    @property
-    def label(self) -> str:
-        """The label with the highest score."""
-        return self.task.labels[int(self.scores.argmax())]
-
-    @property
-    def score(self) -> float:
-        """The highest score."""
-        return float(self.scores.max())
-
-    @property
-    def chosen(self) -> list[str]:
-        """The labels that hold: the best one, or for several labels each at or above the threshold."""
-        if self.task.problem_type == MULTI_LABEL:
-            return [label for label, holds in zip(self.task.labels, self.task.holds(self.scores), strict=True) if holds]
-        return [self.label]
-
-    @property
-    def answer(self) -> str:
-        """`chosen` as one value of a table."""
-        return SEPARATOR.join(self.chosen)
-
-    def ranked(self, top_k: int | None = None, *, raw: bool = False) -> list[tuple[str, float]]:
-        """Labels with their scores (or logits), best first; equal ones in the model's order."""
-        values = self.logits if raw else self.scores
-        order = np.argsort(-values, kind="stable")[:top_k]
-        return [(self.task.labels[index], float(values[index])) for index in order]
-
-
-class Engine:
-    """A loaded bundle.
+class Engine(Codec):
+    """A loaded bundle: its codec and its model.
 
     Example:
         >>> engine = Engine.load(Path("bundle"))  # doctest: +SKIP
@@ -97,9 +51,8 @@ class Engine:
     """
 
     def __init__(self, bundle: Bundle, model: Model, encoder: TextEncoder, limits: BatchLimits):
-        self.bundle = bundle
+        super().__init__(bundle, encoder)
         self.model = model
-        self.encoder = encoder
         self.limits = limits
 
     @classmethod
@@ -149,50 +102,17 @@ class Engine:
             model = OnnxModel(bundle, encoder, threads, device, lanes)
         return cls(bundle, model, encoder, limits or BatchLimits())
 
-    @property
-    def name(self) -> str:
-        return self.bundle.manifest.name
-
-    @property
-    def task(self) -> Task:
-        return self.bundle.task
-
-    def prepare(self, texts: Sequence[Any], *, truncate: bool = True) -> list[Encoded | TextError]:
-        """Checks and tokenizes; what cannot be classified comes back as its error, in place.
-
-        Args:
-            texts: strings and pairs of strings; anything else is an error in its place.
-            truncate: whether a text over the token limit is cut (and reported) or is an error.
-        """
-        prepared: list[Encoded | TextError | None] = []
-        good: list[Text] = []
-        for text in texts:
-            try:
-                check_text(text)
-                good.append(text)
-                prepared.append(None)
-            except TextError as error:
-                prepared.append(error)
-        encoded = iter(self.encoder.encode(good))
-        results = [next(encoded) if entry is None else entry for entry in prepared]
-        if truncate:
-            return results
-        return [self._refuse_truncated(entry) for entry in results]
-
     def run(self, batch: Sequence[Encoded]) -> list[Prediction]:
         """One batch through the model.
 
         Raises:
             WorkFailedError: an output is not a finite number.
         """
-        logits = self.model.run(batch)
-        if not np.isfinite(logits).all():
-            raise WorkFailedError(f"the model {self.name} gave outputs that are not finite numbers")
-        scores = activate(logits, self.task.problem_type, self.bundle.manifest.temperature)
-        return [
-            Prediction(self.task, scores[row], logits[row], text.tokens, text.truncated)
-            for row, text in enumerate(batch)
-        ]
+        outcomes = self.predictions(batch, self.model.run(batch))
+        for outcome in outcomes:
+            if isinstance(outcome, WorkFailedError):
+                raise outcome
+        return outcomes  # type: ignore[return-value]
 
     def run_sorted(self, encoded: Sequence[Encoded]) -> list[Prediction]:
         """Any number of texts, in batches of like length; the answers come in the order of the texts."""
@@ -206,8 +126,3 @@ class Engine:
         prepared = self.prepare(texts, truncate=truncate)
         answers = iter(self.run_sorted([entry for entry in prepared if isinstance(entry, Encoded)]))
         return [next(answers) if isinstance(entry, Encoded) else entry for entry in prepared]
-
-    def _refuse_truncated(self, entry: Encoded | TextError) -> Encoded | TextError:
-        if isinstance(entry, Encoded) and entry.truncated:
-            return TextError(f"the text has more than {self.encoder.max_length} tokens and truncation is off")
-        return entry

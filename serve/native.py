@@ -7,11 +7,12 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError
 
-from common.errors import InputError, UnderstudyError
-from serve.engine import Prediction
+from common.errors import InputError, NotFoundError, UnderstudyError
+from common.labels import MULTI_LABEL
+from serve.repository import ServedModel
+from serve.requests import read_json_body
 from serve.responses import json_response
-from serve.scheduler import Outcome
-from serve.service import Service, read_json_body
+from serve.service import Outcome, Service, describe_teacher
 
 router = APIRouter(tags=["native"])
 
@@ -35,6 +36,9 @@ class ClassifyRequest(BaseModel):
     top_k: StrictInt | None = Field(None, ge=1, description="How many scores; all by default.")
     raw_scores: StrictBool = Field(False, description="Logits in place of probabilities.")
     truncate: StrictBool = Field(True, description="Cut texts over the token limit, and say so; else they are errors.")
+    model: str | None = Field(None, description="Which model answers; the server's first by default.")
+    version: str | None = Field(None, description="Which version of it; the last by default.")
+    escalate: StrictBool = Field(True, description="Whether the teacher may answer what the student is unsure of.")
 
 
 class LabelScore(BaseModel):
@@ -54,9 +58,9 @@ class ErrorBody(BaseModel):
 class Output(BaseModel):
     """The answer to one input: its scores or its error."""
 
-    label: str | None = None
+    label: str | None = Field(None, description="Null where the model abstains.")
     score: float | None = None
-    labels: list[str] | None = Field(None, description="For multi-label models: each label at or above one half.")
+    labels: list[str] | None = Field(None, description="For multi-label models: each label that holds.")
     scores: list[LabelScore] | None = None
     tokens: int | None = None
     truncated: bool | None = None
@@ -81,6 +85,8 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse, "description": description}
     for status, description in {
         400: "The body is not JSON",
+        401: "No key, or an unknown one",
+        404: "No such model",
         413: "Body or batch too large",
         422: "The request does not fit",
         429: "Queue full; see Retry-After",
@@ -104,31 +110,46 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 async def classify(request: Request) -> Response:
     """Classify texts; an input that cannot be classified has its own error in its place."""
     service: Service = request.app.state.service
+    service.scheduler.check_room()
     body = _parse(await read_json_body(request, service.limits))
     texts = [_text_of(entry) for entry in body.inputs]
-    outcomes = await service.classify(request, texts, truncate=body.truncate)
-    name = service.engine.name
-    return json_response(
-        {"model": name, "outputs": [_output(outcome, body, name) for outcome in outcomes]},
-    )
+    model = _chosen(service, body.model, body.version)
+    outcomes = await service.classify(request, texts, truncate=body.truncate, model=model, escalate=body.escalate)
+    return json_response({"model": model.name, "outputs": [_output(outcome, body) for outcome in outcomes]})
 
 
-@router.get("/v1/model")
-async def model(request: Request) -> Response:
-    """Which model answers, what it was made from and how it was verified."""
+@router.get("/v1/model", responses=ERRORS)
+async def model(request: Request, name: str | None = None, version: str | None = None) -> Response:
+    """A model: what it was made from, how it was verified, and what stands beside it. The server's first by default."""
     service: Service = request.app.state.service
-    bundle = service.engine.bundle
-    return json_response(
-        {
-            "model": service.engine.name,
-            "version": service.version,
-            "problem_type": bundle.task.problem_type,
-            "labels": list(bundle.task.labels),
-            "engine": service.engine.model.engine,
-            "device": service.engine.model.device,
-            "manifest": bundle.manifest,
-        }
-    )
+    chosen = _chosen(service, name, version)
+    beside = describe_teacher(service) if chosen is service.default else {}
+    engine = {"engine": service.settings.engine.engine}
+    return json_response({**chosen.describe(), **engine, "abstain_below": service.settings.abstain_below, **beside})
+
+
+@router.get("/v1/models")
+async def models(request: Request) -> Response:
+    """The models and versions that are there, those that answer by default last of their name."""
+    service: Service = request.app.state.service
+    return json_response({"models": [{"model": each.name, "version": each.version} for each in service.repository]})
+
+
+@router.get("/v1/agreement", responses=ERRORS)
+async def agreement(request: Request) -> Response:
+    """How far the student agrees with its teacher on the live texts that both have seen."""
+    service: Service = request.app.state.service
+    if service.teacher is None or not service.settings.shadow.share:
+        raise NotFoundError("the server has no shadow traffic: start it with --teacher and --shadow")
+    names = {"student": service.default.name, "teacher": service.teacher.model.name}
+    share = {"share": service.settings.shadow.share}
+    return json_response({**names, **share, **service.teacher.shadow.agreement.as_dict()})
+
+
+def _chosen(service: Service, name: str | None, version: str | None) -> ServedModel:
+    if name is None and version is None:
+        return service.default
+    return service.repository.find(name or service.default.name, version)
 
 
 def _parse(value: Any) -> ClassifyRequest:
@@ -147,18 +168,18 @@ def _text_of(entry: Any) -> Any:
     return entry
 
 
-def _output(outcome: Outcome, body: ClassifyRequest, name: str) -> dict[str, Any]:
+def _output(outcome: Outcome, body: ClassifyRequest) -> dict[str, Any]:
     if isinstance(outcome, UnderstudyError):
         return {"error": {"code": outcome.code, "message": str(outcome)}}
-    assert isinstance(outcome, Prediction)
-    ranked = outcome.ranked(raw=body.raw_scores)
-    output: dict[str, Any] = {"label": ranked[0][0], "score": ranked[0][1]}
-    if outcome.task.problem_type == "multi_label_classification":
-        output["labels"] = outcome.chosen
+    prediction = outcome.prediction
+    ranked = prediction.ranked(raw=body.raw_scores)
+    output: dict[str, Any] = {"label": None if outcome.abstained else ranked[0][0], "score": ranked[0][1]}
+    if prediction.task.problem_type == MULTI_LABEL:
+        output["labels"] = None if outcome.abstained else prediction.chosen
     return {
         **output,
         "scores": [{"label": label, "score": score} for label, score in ranked[: body.top_k]],
-        "tokens": outcome.tokens,
-        "truncated": outcome.truncated,
-        "served_by": name,
+        "tokens": prediction.tokens,
+        "truncated": prediction.truncated,
+        "served_by": outcome.served_by,
     }

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from common.errors import InputError, NotFoundError, NotReadyError, TooLargeError
+from common.errors import InputError, NotReadyError, TooLargeError
 from common.tokenization import Text
-from serve.engine import Prediction
+from serve.codec import Prediction
+from serve.repository import ServedModel
+from serve.requests import read_json_body
 from serve.responses import json_response
-from serve.service import Service, all_predictions, read_json_body
+from serve.service import Answer, Service, all_answers
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 
@@ -22,7 +26,7 @@ _INFER_SCHEMA = {
         "id": {"type": "string"},
         "parameters": {
             "type": "object",
-            "properties": {"truncate": {"type": "boolean"}, "raw_scores": {"type": "boolean"}},
+            "properties": {name: {"type": "boolean"} for name in ("truncate", "raw_scores", "escalate")},
         },
         "inputs": {
             "type": "array",
@@ -41,25 +45,31 @@ _INFER_SCHEMA = {
     },
 }
 _PLATFORMS = {"onnx": "onnxruntime_onnx", "torch": "pytorch"}
+_LOAD_SCHEMA = {
+    "type": "object",
+    "properties": {"parameters": {"type": "object", "properties": {"bundle": {"type": "string"}}}},
+}
+_LOAD_BODY = {"requestBody": {"required": False, "content": {"application/json": {"schema": _LOAD_SCHEMA}}}}
 _BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": _INFER_SCHEMA}}}}
 
 
 @router.get("")
 async def server_metadata() -> Response:
     """The server's name and version."""
-    return json_response({"name": "understudy", "version": version("understudy"), "extensions": []})
+    return json_response({"name": "understudy", "version": version("understudy"), "extensions": ["model_repository"]})
 
 
 @router.get("/health/live")
-async def live() -> Response:
-    """Whether the process answers."""
-    return json_response({"live": True})
+async def live(request: Request) -> Response:
+    """Whether the server can do its work; if not, only a new process would."""
+    is_live = request.app.state.service.live
+    return json_response({"live": is_live}, 200 if is_live else 503)
 
 
 @router.get("/health/ready")
 async def ready(request: Request) -> Response:
     """Whether the server would work on a request."""
-    is_ready = request.app.state.service.scheduler.ready
+    is_ready = request.app.state.service.ready
     return json_response({"ready": is_ready}, 200 if is_ready else 503)
 
 
@@ -67,13 +77,14 @@ async def ready(request: Request) -> Response:
 @router.get("/models/{name}/versions/{model_version}")
 async def model_metadata(request: Request, name: str, model_version: str | None = None) -> Response:
     """What the model takes and gives."""
-    service = _find(request, name, model_version)
-    count = len(service.engine.task.labels)
+    service: Service = request.app.state.service
+    model = service.repository.find(name, model_version)
+    count = len(model.codec.task.labels)
     return json_response(
         {
             "name": name,
-            "versions": [service.version],
-            "platform": _PLATFORMS[service.engine.model.engine],
+            "versions": [each.version for each in service.repository if each.name == name],
+            "platform": _PLATFORMS[service.settings.engine.engine],
             "inputs": [
                 {"name": "text", "datatype": "BYTES", "shape": [-1]},
                 {"name": "text_pair", "datatype": "BYTES", "shape": [-1]},
@@ -83,6 +94,8 @@ async def model_metadata(request: Request, name: str, model_version: str | None 
                 {"name": "score", "datatype": "FP32", "shape": [-1]},
                 {"name": "scores", "datatype": "FP32", "shape": [-1, count]},
                 {"name": "truncated", "datatype": "BOOL", "shape": [-1]},
+                {"name": "abstained", "datatype": "BOOL", "shape": [-1]},
+                {"name": "served_by", "datatype": "BYTES", "shape": [-1]},
             ],
         }
     )
@@ -92,8 +105,9 @@ async def model_metadata(request: Request, name: str, model_version: str | None 
 @router.get("/models/{name}/versions/{model_version}/ready")
 async def model_ready(request: Request, name: str, model_version: str | None = None) -> Response:
     """Whether the model would work on a request."""
-    service = _find(request, name, model_version)
-    if not service.scheduler.ready:
+    service: Service = request.app.state.service
+    service.repository.find(name, model_version)
+    if not service.ready:
         raise NotReadyError(f"the model {name} is not ready")
     return json_response({"name": name, "ready": True})
 
@@ -102,7 +116,9 @@ async def model_ready(request: Request, name: str, model_version: str | None = N
 @router.post("/models/{name}/versions/{model_version}/infer", openapi_extra=_BODY)
 async def infer(request: Request, name: str, model_version: str | None = None) -> Response:
     """Classify the texts of the tensor `text`, with `text_pair` beside it for pairs."""
-    service = _find(request, name, model_version)
+    service: Service = request.app.state.service
+    service.scheduler.check_room()
+    model = service.repository.find(name, model_version)
     body = await read_json_body(request, service.limits)
     if not isinstance(body, dict):
         raise InputError("the body must be an object")
@@ -114,24 +130,43 @@ async def infer(request: Request, name: str, model_version: str | None = None) -
         raise InputError("'id' must be a string")
     wanted = _wanted_outputs(body.get("outputs"))
     outcomes = await service.classify(
-        request, _texts(body.get("inputs"), service.limits.items), truncate=_flag(parameters, "truncate", True)
+        request,
+        _texts(body.get("inputs"), service.limits.items),
+        truncate=_flag(parameters, "truncate", True),
+        model=model,
+        escalate=_flag(parameters, "escalate", True),
     )
-    outputs = _outputs(service, all_predictions(outcomes), raw=_flag(parameters, "raw_scores", False))
+    outputs = _outputs(model, all_answers(outcomes), raw=_flag(parameters, "raw_scores", False))
     response = {
         "model_name": name,
-        "model_version": service.version,
+        "model_version": model.version,
         "outputs": [output for output in outputs if wanted is None or output["name"] in wanted],
     }
     return json_response(response if identifier is None else {**response, "id": identifier})
 
 
-def _find(request: Request, name: str, model_version: str | None) -> Service:
+@router.post("/repository/index")
+async def repository_index(request: Request) -> Response:
+    """Every model and version that is there."""
     service: Service = request.app.state.service
-    if name != service.engine.name:
-        raise NotFoundError(f"no model '{name}'; this server has '{service.engine.name}'")
-    if model_version not in (None, service.version):
-        raise NotFoundError(f"no version '{model_version}' of '{name}'; this server has '{service.version}'")
-    return service
+    state = {"state": "READY" if service.ready else "UNAVAILABLE", "reason": ""}
+    return json_response([{"name": each.name, "version": each.version, **state} for each in service.repository])
+
+
+@router.post("/repository/models/{name}/load", openapi_extra=_LOAD_BODY)
+async def load(request: Request, name: str) -> Response:
+    """Load a model's bundle anew, from where it came from or from `parameters.bundle`; takes an admin key.
+
+    A bundle that will not do leaves the old one serving. A name that is not there yet becomes one more model.
+    """
+    service: Service = request.app.state.service
+    body = await read_json_body(request, service.limits) if await request.body() else {}
+    parameters = (body.get("parameters") or {}) if isinstance(body, dict) else None
+    bundle = parameters.get("bundle") if isinstance(parameters, dict) else None
+    if not isinstance(parameters, dict) or not isinstance(bundle, str | None):
+        raise InputError("the body may be {'parameters': {'bundle': DIRECTORY}}")
+    model = await service.load(name, None if bundle is None else Path(bundle))
+    return json_response({"name": model.name, "version": model.version})
 
 
 def _texts(inputs: Any, most: int) -> list[Text]:
@@ -174,7 +209,7 @@ def _wanted_outputs(outputs: Any) -> set[str] | None:
     """The names that the caller asked for; None for all of them."""
     if not outputs:
         return None
-    known = {"label", "score", "scores", "truncated"}
+    known = {"label", "score", "scores", "truncated", "abstained", "served_by"}
     if not isinstance(outputs, list):
         raise InputError("'outputs' must be a list")
     names = [entry.get("name") if isinstance(entry, dict) else None for entry in outputs]
@@ -183,21 +218,36 @@ def _wanted_outputs(outputs: Any) -> set[str] | None:
     return {str(name) for name in names}
 
 
-def _outputs(service: Service, predictions: list[Prediction], *, raw: bool) -> list[dict[str, Any]]:
-    count, width = len(predictions), len(service.engine.task.labels)
-    values = [prediction.logits if raw else prediction.scores for prediction in predictions]
+def _outputs(model: ServedModel, answers: list[Answer], *, raw: bool) -> list[dict[str, Any]]:
+    predictions = [answer.prediction for answer in answers]
+    labels = model.codec.task.labels
+    count, width = len(answers), len(labels)
+    values = [_in_order(prediction, labels, raw=raw) for prediction in predictions]
+    # That protocol has no null: an answer that abstains has an empty label.
+    chosen = ["" if answer.abstained else answer.prediction.answer for answer in answers]
     return [
-        {"name": "label", "datatype": "BYTES", "shape": [count], "data": [entry.answer for entry in predictions]},
-        {"name": "score", "datatype": "FP32", "shape": [count], "data": [float(row.max()) for row in values]},
+        {"name": "label", "datatype": "BYTES", "shape": [count], "data": chosen},
+        {"name": "score", "datatype": "FP32", "shape": [count], "data": [max(row) for row in values]},
         {
             "name": "scores",
             "datatype": "FP32",
             "shape": [count, width],
-            "data": [float(score) for row in values for score in row],
-            "parameters": {"labels": list(service.engine.task.labels)},
+            "data": [score for row in values for score in row],
+            "parameters": {"labels": list(labels)},
         },
         {"name": "truncated", "datatype": "BOOL", "shape": [count], "data": [entry.truncated for entry in predictions]},
+        {"name": "abstained", "datatype": "BOOL", "shape": [count], "data": [answer.abstained for answer in answers]},
+        {"name": "served_by", "datatype": "BYTES", "shape": [count], "data": [answer.served_by for answer in answers]},
     ]
+
+
+def _in_order(prediction: Prediction, labels: Sequence[str], *, raw: bool) -> list[float]:
+    """The scores in the model's order of labels, which its teacher's need not be."""
+    values = (prediction.logits if raw else prediction.scores).tolist()
+    if prediction.task.labels == labels:
+        return values
+    by_label = dict(zip(prediction.task.labels, values, strict=True))
+    return [by_label[label] for label in labels]
 
 
 def _flag(parameters: dict[str, Any], name: str, default: bool) -> bool:

@@ -14,7 +14,8 @@ from common.errors import (
     UnderstudyError,
 )
 
-RETRY_AFTER_SECONDS = 1
+# Until a lost worker has been replaced, or a server that stops has a successor.
+_NOT_READY_SECONDS = 1
 
 
 def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -25,7 +26,8 @@ def json_response(value: Any, status: int = 200, headers: dict[str, str] | None 
 
 def error_response(error: UnderstudyError, path: str) -> Response:
     """An error in the shape of the protocol that `path` belongs to."""
-    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if error.status in (429, 503) else None
+    retry_after = error.retry_after if isinstance(error, OverloadedError) else _NOT_READY_SECONDS
+    headers = {"Retry-After": str(retry_after)} if error.status in (429, 503) else None
     status, message = error.status, str(error)
     if path == "/v2" or path.startswith("/v2/"):
         return json_response({"error": message}, status, headers)

@@ -1,17 +1,20 @@
-"""The scheduler between HTTP and the engine: a queue bounded in tokens, batches of like length, deadlines.
+"""The scheduler between HTTP and the models: a queue bounded in tokens and time, batches of like length, deadlines.
 
-All of its state lives on the event loop; only the model's work leaves it, on a thread a lane.
+All of its state lives on the event loop; only the models' work leaves it. All models of a server share one queue and
+its lanes, since they share the cores: a batch is of one model, and a model that nobody asks costs nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from common.batching import BatchLimits
 from common.errors import (
@@ -24,15 +27,19 @@ from common.errors import (
     WorkFailedError,
 )
 from common.tokenization import Encoded
-from serve.engine import Prediction
+from serve.batch_choice import choose_batch
+from serve.codec import Prediction
+from serve.model_process import BatchResult, LoadedModel
 
 _LOG = logging.getLogger("understudy.serve")
 
 Outcome = Prediction | UnderstudyError
 
-# What a run of the model costs beside its tokens, in tokens: the best of 1, 3, 5, 8 and 16 for a student of 3 layers
-# under 32 connections, where it matters little between 3 and 8.
-RUN_TOKENS = 5
+# The measured rate is the best of late: it falls by this much a batch unless a batch reaches it. Small batches, which
+# are what there is when little waits, say nothing of how fast a long queue is worked off.
+_RATE_DECAY = 0.99
+# Texts of a batch that nobody waits for, so that whoever comes meanwhile waits little.
+_BACKGROUND_ITEMS = 8
 
 
 @dataclass(frozen=True)
@@ -41,23 +48,38 @@ class SchedulerSettings:
 
     Attributes:
         max_queue_tokens: tokens admitted and not yet answered; more is refused.
+        max_wait: seconds that what is admitted may keep a new request waiting, by the rate measured of late; where it
+            is more, the new one is refused.
         timeout: seconds from admission until a request is given up.
         window: how many of the oldest waiting texts a batch is chosen from.
         lanes: batches that run at once.
     """
 
     max_queue_tokens: int = 65_536
+    max_wait: float = 2.0
     timeout: float = 30.0
     window: int = 128
     lanes: int = 1
 
     def __post_init__(self) -> None:
-        if self.max_queue_tokens < 1 or self.timeout <= 0 or self.window < 1 or self.lanes < 1:
-            raise InputError("max_queue_tokens, timeout, window and lanes must be above 0")
+        if min(self.max_queue_tokens, self.max_wait, self.timeout, self.window, self.lanes) <= 0:
+            raise InputError("max_queue_tokens, max_wait, timeout, window and lanes must be above 0")
+
+
+class Runner(Protocol):
+    """What runs batches, as `ModelProcess` does."""
+
+    @property
+    def ready(self) -> bool: ...
+
+    async def wait_until_ready(self) -> None: ...
+
+    async def run(self, model: LoadedModel, batch: Sequence[Encoded]) -> BatchResult: ...
 
 
 @dataclass(eq=False, slots=True)
 class _Job:
+    model: LoadedModel
     text: Encoded
     outcome: asyncio.Future[Outcome]
     arrived: float = field(default_factory=time.monotonic)
@@ -65,8 +87,9 @@ class _Job:
 
 @dataclass
 class BatchReport:
-    """What one batch was, for the metrics: its texts, their tokens, seconds of work, longest wait before it."""
+    """What one batch was, for the metrics: its model, texts, their tokens, seconds of work, longest wait before it."""
 
+    model: LoadedModel
     items: int
     tokens: int
     padded_tokens: int
@@ -75,38 +98,32 @@ class BatchReport:
 
 
 class Scheduler:
-    """Answers requests through `run`, a function from a batch to its predictions."""
+    """Answers texts through a runner."""
 
     def __init__(
         self,
-        run: Callable[[Sequence[Encoded]], list[Prediction]],
+        runner: Runner,
         limits: BatchLimits,
         settings: SchedulerSettings,
         on_batch: Callable[[BatchReport], None] = lambda _report: None,
     ):
-        self._run = run
+        self._runner = runner
         self._limits = limits
         self._settings = settings
         self._on_batch = on_batch
         self._waiting: deque[_Job] = deque()
-        # What each lane works on.
-        self._running: list[list[_Job]] = [[] for _ in range(settings.lanes)]
+        self._background: deque[_Job] = deque()
         self._admitted = 0
         self._admitted_items = 0
+        self._rate = 0.0
         self._wake = asyncio.Event()
-        self._threads = ThreadPoolExecutor(settings.lanes, thread_name_prefix="model")
         self._workers: list[asyncio.Task[None]] = []
         self._closing = False
 
     @property
     def ready(self) -> bool:
-        """Whether a request would be worked on."""
-        return bool(self._workers) and not any(worker.done() for worker in self._workers) and not self._closing
-
-    @property
-    def lost(self) -> bool:
-        """Whether a worker ended by itself, which only a new process mends."""
-        return any(worker.done() for worker in self._workers) and not self._closing
+        """Whether a text would be worked on."""
+        return bool(self._workers) and not self._closing and self._runner.ready
 
     @property
     def waiting_items(self) -> int:
@@ -118,114 +135,167 @@ class Scheduler:
         """Tokens admitted and not yet answered."""
         return self._admitted
 
+    @property
+    def wait(self) -> float:
+        """Seconds until what is admitted is answered, by the rate measured of late; 0 before the first batch."""
+        return self._admitted / self._rate if self._rate else 0.0
+
     def start(self) -> None:
         """Begins to work; called on the event loop."""
         for lane in range(self._settings.lanes):
-            worker = asyncio.create_task(self._work(lane), name=f"scheduler {lane}")
-            worker.add_done_callback(self._worker_ended)
-            self._workers.append(worker)
+            self._workers.append(asyncio.create_task(self._work(), name=f"scheduler {lane}"))
 
     async def stop(self) -> None:
-        """Admits nothing more, answers what was admitted, ends the workers."""
+        """Admits nothing more, answers what was admitted, ends."""
         self._closing = True
         self._wake.set()
+        if not self._runner.ready:
+            for worker in self._workers:
+                worker.cancel()
         if self._workers:
-            # However they ended, their callers have been told.
             await asyncio.wait(self._workers)
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for job in (*self._waiting, *self._background):
+            _settle(job, NotReadyError("the server is stopping"))
 
-    async def submit(self, texts: Sequence[Encoded], deadline: float | None = None) -> list[Outcome]:
-        """One request's texts, admitted whole or not at all; the outcomes come in their order.
+    def check_room(self) -> None:
+        """Refuses early what could not be admitted, before anything is spent on it.
 
-        Args:
-            deadline: by the event loop's clock; by default `timeout` seconds from now.
+        Raises:
+            OverloadedError: the queue is full, or its wait is too long.
+            NotReadyError: the scheduler is not running, or the worker was lost.
+        """
+        if not self.ready:
+            raise NotReadyError("the server is not ready")
+        if self._admitted >= self._settings.max_queue_tokens or self.wait > self._settings.max_wait:
+            raise self._overloaded()
+
+    @contextlib.contextmanager
+    def admitted(self, texts: Sequence[Encoded]) -> Iterator[None]:
+        """Within, a request's texts have their place in the queue, all of them or none.
 
         Raises:
             TooLargeError: more tokens than the queue could ever hold.
-            OverloadedError: more than it can hold now.
-            NotReadyError: the scheduler is not running, or its worker was lost.
-            DeadlineError: the time was up; what had not begun is skipped.
+            OverloadedError: more than it can hold now, or what it holds takes too long.
+            NotReadyError: the scheduler is not running, or the worker was lost.
         """
         tokens = sum(text.tokens for text in texts)
         if tokens > self._settings.max_queue_tokens:
             raise TooLargeError(
                 f"the request has {tokens:,} tokens; the queue holds {self._settings.max_queue_tokens:,}: split it"
             )
-        if not self.ready:
-            raise NotReadyError("the server is not ready")
+        self.check_room()
         if tokens + self._admitted > self._settings.max_queue_tokens:
-            raise OverloadedError("the queue is full; try again later")
-        loop = asyncio.get_running_loop()
-        jobs = [_Job(text, loop.create_future()) for text in texts]
+            raise self._overloaded()
         self._admitted += tokens
-        self._admitted_items += len(jobs)
-        self._waiting.extend(jobs)
+        self._admitted_items += len(texts)
+        try:
+            yield
+        finally:
+            self._admitted -= tokens
+            self._admitted_items -= len(texts)
+
+    async def answer(
+        self, model: LoadedModel, texts: Sequence[Encoded], deadline: float | None = None, *, first: bool = False
+    ) -> list[Outcome]:
+        """The outcomes of admitted texts, in their order.
+
+        Args:
+            deadline: by the event loop's clock; by default `timeout` seconds from now.
+            first: before all that waits, for texts whose request has waited already.
+
+        Raises:
+            NotReadyError: the worker that held one of them was lost.
+            DeadlineError: the time was up; what had not begun is skipped.
+        """
+        loop = asyncio.get_running_loop()
+        jobs = [_Job(model, text, loop.create_future()) for text in texts]
+        if first:
+            self._waiting.extendleft(reversed(jobs))
+        else:
+            self._waiting.extend(jobs)
         self._wake.set()
         try:
             async with asyncio.timeout_at(deadline or loop.time() + self._settings.timeout):
-                outcomes = [await job.outcome for job in jobs]
+                return await _outcomes(jobs)
         except TimeoutError:
             raise DeadlineError(f"no answer within {self._settings.timeout:g} s") from None
         finally:
-            self._admitted -= tokens
-            self._admitted_items -= len(jobs)
             # Whether the time was up or the caller went away: nobody waits for these any more.
             for job in jobs:
                 job.outcome.cancel()
-        lost = next((outcome for outcome in outcomes if isinstance(outcome, NotReadyError)), None)
-        if lost is not None:
-            raise lost
-        return outcomes
 
-    async def _work(self, lane: int) -> None:
+    async def answer_in_background(self, model: LoadedModel, texts: Sequence[Encoded]) -> list[Outcome]:
+        """The outcomes of texts that nobody waits for; they run only while nothing else does.
+
+        Raises:
+            NotReadyError: as `answer`.
+        """
         loop = asyncio.get_running_loop()
+        jobs = [_Job(model, text, loop.create_future()) for text in texts]
+        self._background.extend(jobs)
+        self._wake.set()
+        try:
+            return await _outcomes(jobs)
+        finally:
+            for job in jobs:
+                job.outcome.cancel()
+
+    def _overloaded(self) -> OverloadedError:
+        return OverloadedError("the queue is full; try again later", max(1, math.ceil(self.wait)))
+
+    async def _work(self) -> None:
         while True:
-            batch = self._next_batch()
+            if not self._runner.ready:
+                await self._runner.wait_until_ready()
+            batch = self._next_batch() or self._next_background_batch()
             if not batch:
                 if self._closing:
                     return
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            self._running[lane] = batch
             started = time.monotonic()
-            outcomes = await loop.run_in_executor(self._threads, self._answer, [job.text for job in batch])
+            outcomes: Sequence[Outcome]
+            try:
+                result = await self._runner.run(batch[0].model, [job.text for job in batch])
+                outcomes = result.outcomes
+                self._report(batch, started, result.seconds)
+            except UnderstudyError as error:
+                outcomes = [error] * len(batch)
+            except Exception:
+                _LOG.exception("a batch was lost")
+                outcomes = [WorkFailedError("the model failed on this text")] * len(batch)
             for job, outcome in zip(batch, outcomes, strict=True):
                 _settle(job, outcome)
-            self._running[lane] = []
-            self._report(batch, started)
 
-    def _report(self, batch: list[_Job], started: float) -> None:
+    def _report(self, batch: list[_Job], started: float, seconds: float) -> None:
         report = BatchReport(
+            model=batch[0].model,
             items=len(batch),
             tokens=sum(job.text.tokens for job in batch),
             padded_tokens=len(batch) * max(job.text.tokens for job in batch),
-            seconds=time.monotonic() - started,
+            seconds=seconds,
             waited=started - min(job.arrived for job in batch),
         )
+        took = max(time.monotonic() - started, 1e-6)
+        self._rate = max(self._rate * _RATE_DECAY, self._settings.lanes * report.tokens / took)
         try:
             self._on_batch(report)
         except Exception:
             _LOG.exception("a batch could not be counted")
 
-    def _worker_ended(self, worker: asyncio.Task[None]) -> None:
-        """Tells everyone who waits that a worker is no more; the other lanes end too, since the process must."""
-        if not worker.cancelled():
-            if worker.exception() is None:
-                return  # the scheduler is closing, and the other lanes may be at work yet
-            _LOG.critical("the worker was lost", exc_info=worker.exception())
-        for job in (*(job for batch in self._running for job in batch), *self._waiting):
-            _settle(job, NotReadyError("the worker that held the request was lost"))
-
     def _next_batch(self) -> list[_Job]:
-        """The oldest waiting text and those of the window that are most like it in length."""
+        """The oldest waiting text and those of the window that are of its model and most like it in length."""
         while self._waiting and self._waiting[0].outcome.done():
             self._waiting.popleft()
         if not self._waiting:
             return []
         window = [self._waiting[index] for index in range(min(len(self._waiting), self._settings.window))]
-        live = sorted((job for job in window if not job.outcome.done()), key=lambda job: job.text.tokens)
         oldest = self._waiting[0]
+        live = sorted(
+            (job for job in window if job.model is oldest.model and not job.outcome.done()),
+            key=lambda job: job.text.tokens,
+        )
         # A share for each lane, and one that is on its way in or out, so that neither lanes nor callers wait in turn.
         share = -(-self._admitted_items // (self._settings.lanes + 1))
         limits = BatchLimits(min(self._limits.items, max(1, share)), self._limits.tokens)
@@ -238,43 +308,29 @@ class Scheduler:
         self._waiting.extendleft(reversed(rest))
         return batch
 
-    def _answer(self, batch: list[Encoded]) -> list[Outcome]:
-        """Runs on the model's thread. A batch that fails is run text by text, so that only the guilty one fails."""
-        try:
-            predictions = self._run(batch)
-            if len(predictions) != len(batch):
-                raise WorkFailedError(f"the model gave {len(predictions)} answers to {len(batch)} texts")
-            return list(predictions)
-        except Exception as error:
-            if len(batch) == 1:
-                _LOG.exception("the model failed on a text")
-                # What went wrong inside is the operator's business, not the caller's.
-                reason = str(error) if isinstance(error, UnderstudyError) else "the model failed on this text"
-                return [WorkFailedError(reason)]
-            return [outcome for text in batch for outcome in self._answer([text])]
+    def _next_background_batch(self) -> list[_Job]:
+        batch: list[_Job] = []
+        tokens = 0
+        while self._background and len(batch) < _BACKGROUND_ITEMS:
+            job = self._background[0]
+            longest = max(tokens, job.text.tokens)
+            if batch and (job.model is not batch[0].model or longest * (len(batch) + 1) > self._limits.tokens):
+                break
+            self._background.popleft()
+            if not job.outcome.done():
+                batch.append(job)
+                tokens = longest
+        return batch
+
+
+async def _outcomes(jobs: Sequence[_Job]) -> list[Outcome]:
+    outcomes = [await job.outcome for job in jobs]
+    lost = next((outcome for outcome in outcomes if isinstance(outcome, NotReadyError)), None)
+    if lost is not None:
+        raise lost
+    return outcomes
 
 
 def _settle(job: _Job, outcome: Outcome) -> None:
     if not job.outcome.done():
         job.outcome.set_result(outcome)
-
-
-def choose_batch(lengths: Sequence[int], anchor: int, limits: BatchLimits) -> range:
-    """A run of neighbours in rising lengths that holds `anchor`, keeps within the limits and is padded little.
-
-    A text joins where the padding that it causes costs less than a run of its own. Few waiting texts are seldom of one
-    length, and a large batch of them is mostly padding.
-    """
-    first, last = anchor, anchor + 1
-    while True:
-        joining = []
-        for start, end in ((first - 1, last), (first, last + 1)):
-            if start < 0 or end > len(lengths):
-                continue
-            count, longest = end - start, lengths[end - 1]
-            padding = longest - lengths[start] if start < first else (longest - lengths[last - 1]) * (count - 1)
-            if count <= limits.items and count * longest <= limits.tokens and padding <= RUN_TOKENS:
-                joining.append((padding, start, end))
-        if not joining:
-            return range(first, last)
-        _, first, last = min(joining)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
+import resource
+import signal
 import socket
 import time
-from pathlib import Path
+from collections.abc import Iterator
 
 # Each of these would start as many threads as there are cores, beside the model's own.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -18,59 +21,120 @@ import uvicorn
 from common.errors import InputError
 from common.progress import say
 from serve.app import create_app
-from serve.engine import Engine
-from serve.scheduler import SchedulerSettings
+from serve.http_protocol import PatientHttpProtocol
+from serve.service import Service
+from serve.settings import ServiceSettings
 
 # Below the 30 seconds after which common supervisors kill.
 GRACE_SECONDS = 25
+# Longer than common load balancers keep a connection, so that it is never they who find it closed.
+KEEP_ALIVE_SECONDS = 75
 
 
-def run_server(
-    bundle: Path,
-    *,
-    host: str,
-    port: int,
-    engine: str = "onnx",
-    device: str = "auto",
-    threads: int = 0,
-    lanes: int = 1,
-    settings: SchedulerSettings | None = None,
-) -> None:
-    """Serves until Ctrl-C or SIGTERM; requests under way are answered first.
+def run_server(settings: ServiceSettings, *, host: str, port: int, drain: float = 0.0) -> None:
+    """Serves until Ctrl-C or SIGTERM; requests under way are answered first. SIGHUP reloads every bundle.
 
     Args:
         port: 0 takes any free one.
-        engine, device, threads, lanes: as in `Engine.load`.
+        drain: seconds between the signal to stop, from which on the server calls itself not ready, and its end, so
+            that a load balancer can take notice.
 
     Raises:
-        InputError: the address cannot be listened on, or the bundle will not do.
-        WorkFailedError: CUDA is asked for and cannot be had.
+        InputError: the address cannot be listened on, or a bundle will not do.
+        WorkFailedError: CUDA is asked for and cannot be had, or packages are missing.
     """
     started = time.monotonic()
-    listener = _listen(host, port)
-    with listener:
-        loaded = Engine.load(bundle, engine=engine, device=device, threads=threads, lanes=lanes)
-        loaded.classify(["ready"])  # the first run allocates; no caller should wait for that
-        app = create_app(loaded, settings)
+    _allow_many_connections()
+    with _listen(host, port) as listener:
+        app = create_app(settings)
         config = uvicorn.Config(
             app,
+            http=PatientHttpProtocol,
             log_level="warning",
             access_log=False,
+            ws="none",
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            lifespan="off",  # the service starts before anybody is let in, and ends after the last is answered
             timeout_graceful_shutdown=GRACE_SECONDS,
             server_header=False,
             proxy_headers=False,  # the caller's address is of no use here
         )
-        address = listener.getsockname()
-        shown = f"[{address[0]}]" if ":" in address[0] else address[0]
-        say(
-            f"Serving {loaded.name} ({loaded.bundle.manifest.layers} layers, {len(loaded.task.labels)} labels"
-            f"{'' if (engine, device) == ('onnx', 'auto') else f', {engine} on {loaded.model.device}'}) at "
-            f"http://{shown}:{address[1]} after {time.monotonic() - started:.1f} s. Ctrl-C stops it."
-        )
-        # uvicorn answers what is under way, then raises the signal that stopped it.
-        with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listener])
+        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+            runner.run(_serve(config, app.state.service, listener, started, drain))
     say("Stopped.")
+
+
+async def _serve(
+    config: uvicorn.Config, service: Service, listener: socket.socket, started: float, drain: float
+) -> None:
+    await service.start()
+    try:
+        say(f"{_described(service)} at {_url(listener)} after {time.monotonic() - started:.1f} s. Ctrl-C stops it.")
+        await _Server(config, service, drain).serve(sockets=[listener])
+    finally:
+        await service.stop()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, with signals that let the service have its say."""
+
+    def __init__(self, config: uvicorn.Config, service: Service, drain: float):
+        super().__init__(config)
+        self._service = service
+        self._drain = drain
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """While serving, the stop signals end it in good order and SIGHUP reloads."""
+        loop = asyncio.get_running_loop()
+        reloads: set[asyncio.Task[None]] = set()
+
+        def reload() -> None:
+            task = asyncio.ensure_future(self._service.reload_all())
+            reloads.add(task)
+            task.add_done_callback(reloads.discard)
+
+        handlers = {signal.SIGINT: self._stop, signal.SIGTERM: self._stop, signal.SIGHUP: reload}
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
+        try:
+            yield
+        finally:
+            for number in handlers:
+                loop.remove_signal_handler(number)
+
+    def _stop(self) -> None:
+        if self._service.draining:
+            # Asked twice: whoever asks means at once.
+            self.should_exit = self.force_exit = True
+            return
+        self._service.draining = True
+        asyncio.get_running_loop().call_later(self._drain, setattr, self, "should_exit", True)
+
+
+def _described(service: Service) -> str:
+    """One line on what is served."""
+    model = service.default
+    manifest, engine = model.codec.bundle.manifest, service.settings.engine
+    parts = [f"{manifest.layers} layers", f"{len(model.codec.task.labels)} labels"]
+    if (engine.engine, engine.device) != ("onnx", "auto"):
+        parts.append(f"{engine.engine} on {model.loaded.device}")
+    others = [other.name for other in service.repository if other is not model]
+    beside = f", and beside it {', '.join(others)}," if others else ""
+    return f"Serving {model.name} ({', '.join(parts)}){beside}"
+
+
+def _url(listener: socket.socket) -> str:
+    address = listener.getsockname()
+    shown = f"[{address[0]}]" if ":" in address[0] else address[0]
+    return f"http://{shown}:{address[1]}"
+
+
+def _allow_many_connections() -> None:
+    """Each connection takes a file descriptor, and the usual limit is a thousand."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -1,237 +1,316 @@
-"""What every protocol's routes share: texts in, outcomes out, through one engine, one scheduler and its metrics."""
+"""What every protocol's routes share: texts in, answers out, through one repository and one scheduler."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+import contextlib
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
-import orjson
 from fastapi import Request
-from starlette.requests import ClientDisconnect
 
-from common.errors import (
-    CallerGoneError,
-    DeadlineError,
-    InputError,
-    MalformedError,
-    NotReadyError,
-    OverloadedError,
-    TextError,
-    TooLargeError,
-    UnderstudyError,
-)
-from common.tokenization import Encoded, characters_of
-from serve.engine import Engine, Prediction
+from common.batching import BatchLimits
+from common.errors import InputError, NotReadyError, TooLargeError, UnderstudyError
+from common.tokenization import Encoded
+from serve.cascade import check_pair, confidence
+from serve.codec import Prediction
 from serve.metrics import ServerMetrics
-from serve.scheduler import Outcome, Scheduler, SchedulerSettings
+from serve.model_process import ModelProcess
+from serve.repository import ModelSource, Repository, ServedModel
+from serve.requests import unless_gone
+from serve.scheduler import BatchReport, Scheduler
+from serve.settings import ServiceSettings
+from serve.teacher import Teacher
+from serve.tokenizing import Tokenizing
 
-# One or two texts are tokenized faster than a thread is reached; more would hold up the event loop.
-_INLINE_CHARACTERS = 2_000
-# Until the server looks whether the caller is still there.
-_WATCH_AFTER_SECONDS = 0.05
-# Between two looks at the deadline.
-_SLICE_CHARACTERS = 200_000
+_LOG = logging.getLogger("understudy.serve")
 
 
-@dataclass(frozen=True)
-class ServiceLimits:
-    """What one request may hold.
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer to one text.
 
     Attributes:
-        body_bytes: refused before it is parsed, let alone tokenized.
-        items: texts a request.
-        waiting_characters: of all requests together, on their way through the tokenizer.
-        body_seconds: until a body must have arrived.
+        prediction: a model's.
+        served_by: that model's name.
+        abstained: whether it is too unsure for a label.
     """
 
-    body_bytes: int = 4 * 1024 * 1024
-    items: int = 1024
-    waiting_characters: int = 8_000_000
-    body_seconds: float = 20.0
+    prediction: Prediction
+    served_by: str
+    abstained: bool = False
+
+    @property
+    def label(self) -> str | None:
+        """The label; None for an answer that abstains."""
+        return None if self.abstained else self.prediction.label
+
+
+Outcome = Answer | UnderstudyError
 
 
 class Service:
-    """An engine behind a scheduler."""
+    """Models behind a scheduler."""
 
-    def __init__(self, engine: Engine, settings: SchedulerSettings, limits: ServiceLimits):
-        self.engine = engine
-        self.limits = limits
+    def __init__(self, settings: ServiceSettings):
+        self.settings = settings
+        self.limits = settings.limits
+        self.metrics = ServerMetrics()
+        self.process = ModelProcess(settings.engine)
+        self.repository = Repository(self.process, self._check_place)
         self.scheduler = Scheduler(
-            engine.run,
-            engine.limits,
-            replace(settings, lanes=engine.model.lanes),
-            on_batch=lambda report: self.metrics.batch(report),
+            self.process,
+            BatchLimits(),
+            replace(settings.scheduler, lanes=settings.engine.lanes),
+            on_batch=self._count,
         )
-        self.metrics = ServerMetrics(lambda: self.scheduler.waiting_items, lambda: self.scheduler.admitted_tokens)
-        self._timeout = settings.timeout
-        self._characters = 0
-        self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
+        self.tokenizing = Tokenizing(settings.limits.waiting_characters)
+        self.teacher: Teacher | None = None
+        self.draining = False
+        self._default: ServedModel | None = None
+        self._names: dict[int, str] = {}
+        self._watch: asyncio.Task[None] | None = None
+        self.metrics.watch("queue_items", "Texts waiting", lambda: self.scheduler.waiting_items)
+        self.metrics.watch(
+            "queue_tokens", "Tokens admitted and not yet answered", lambda: self.scheduler.admitted_tokens
+        )
+        self.metrics.watch("queue_seconds", "What is queued, by the rate of late", lambda: self.scheduler.wait)
+        self.metrics.watch("ready", "Whether a request would be worked on", lambda: self.ready)
+        self.metrics.watch("worker_restarts", "Times the model process was lost", lambda: self.process.restarts)
 
     @property
-    def version(self) -> str:
-        """The first digits of the model file's hash: two bundles share a version only if they share the model."""
-        return str(self.engine.bundle.manifest.files["model.onnx"]["sha256"])[:12]
+    def ready(self) -> bool:
+        """Whether a request would be worked on, and the server means to go on."""
+        return self.scheduler.ready and not self.draining
 
-    async def classify(self, request: Request, texts: Sequence[Any], *, truncate: bool) -> list[Outcome]:
+    @property
+    def live(self) -> bool:
+        """Whether the server can still do its work; if not, only a new one would."""
+        return not self.process.hopeless
+
+    @property
+    def default(self) -> ServedModel:
+        """The model that answers where none is named."""
+        if self._default is None:
+            raise NotReadyError("the server is not ready")
+        return self._default
+
+    async def start(self) -> None:
+        """Loads every model and begins to work; a second call does nothing.
+
+        Raises:
+            InputError: a bundle will not do.
+            WorkFailedError: CUDA is asked for and cannot be had, or packages are missing.
+        """
+        if self._default is not None:
+            return
+        try:
+            await self.process.start()
+            served = [self._named(await self.repository.add(source)) for source in self.settings.models]
+            if self.settings.teacher is not None:
+                teacher = self._named(await self.repository.add(self.settings.teacher))
+                check_pair(served[0].codec, teacher.codec)
+                self.teacher = Teacher(
+                    self.settings, self.repository, self.scheduler, self.tokenizing, self.metrics, teacher
+                )
+            self.scheduler.start()
+            if self.teacher is not None:
+                await self.teacher.start(served[0])
+            self._default = served[0]
+        except BaseException:
+            await self.stop()
+            raise
+        if self.settings.watch:
+            self._watch = asyncio.create_task(self._look_for_new_bundles(), name="watch")
+
+    async def stop(self) -> None:
+        """Answers what was admitted, then ends."""
+        if self._watch is not None:
+            self._watch.cancel()
+        if self.teacher is not None:
+            await self.teacher.stop()
+        await self.scheduler.stop()
+        self.tokenizing.stop()
+        await self.process.stop()
+
+    async def classify(
+        self,
+        request: Request,
+        texts: Sequence[Any],
+        *,
+        truncate: bool,
+        model: ServedModel | None = None,
+        escalate: bool = True,
+    ) -> list[Outcome]:
         """Outcomes in the order of the texts; a caller that goes away stops the work that has not begun.
+
+        Args:
+            model: which answers; the default one otherwise.
+            escalate: whether the teacher may answer what the model is unsure of.
 
         Raises:
             TooLargeError: too many texts, or more tokens than the queue could ever hold.
-            OverloadedError, NotReadyError, DeadlineError: as `Scheduler.submit`.
+            OverloadedError, NotReadyError, DeadlineError: as `Scheduler.admitted` and `answer`.
             CallerGoneError: the caller hung up.
         """
         if not texts:
             raise InputError("inputs is empty")
         if len(texts) > self.limits.items:
             raise TooLargeError(f"{len(texts):,} inputs; the limit is {self.limits.items:,} a request")
-        outcomes = await _unless_gone(request, self._answer(texts, truncate))
-        predictions = [outcome for outcome in outcomes if isinstance(outcome, Prediction)]
-        self.metrics.texts(
-            len(predictions), len(outcomes) - len(predictions), sum(prediction.truncated for prediction in predictions)
-        )
+        chosen = model or self.default
+        with self.repository.in_use(chosen):
+            outcomes = await unless_gone(request, self._answer(chosen, texts, truncate, escalate))
+        self._count_texts(request, chosen, outcomes)
         return outcomes
 
-    async def stop(self) -> None:
-        """Answers what was admitted, then ends."""
-        await self.scheduler.stop()
-        self._tokenizing.shutdown(wait=False, cancel_futures=True)
-
-    async def _answer(self, texts: Sequence[Any], truncate: bool) -> list[Outcome]:
-        if not self.scheduler.ready:
-            raise NotReadyError("the server is not ready")
-        deadline = asyncio.get_running_loop().time() + self._timeout
-        size = sum(map(characters_of, texts))
-        if size <= _INLINE_CHARACTERS:
-            prepared = self.engine.prepare(texts, truncate=truncate)
-        else:
-            try:
-                async with asyncio.timeout_at(deadline):
-                    prepared = await self._prepare_aside(texts, size, truncate)
-            except TimeoutError:
-                raise DeadlineError(f"no answer within {self._timeout:g} s") from None
-        encoded = [entry for entry in prepared if isinstance(entry, Encoded)]
-        answers = iter(await self.scheduler.submit(encoded, deadline) if encoded else [])
-        return [next(answers) if isinstance(entry, Encoded) else entry for entry in prepared]
-
-    async def _prepare_aside(self, texts: Sequence[Any], size: int, truncate: bool) -> list[Encoded | TextError]:
-        """Checks and tokenizes on a thread, slice by slice, so that a deadline or hang-up ends it.
-
-        Args:
-            size: characters of the texts together.
+    async def reload(self, model: ServedModel, path: Path | None = None) -> ServedModel:
+        """As `Repository.reload`; the teacher takes note.
 
         Raises:
-            OverloadedError: too many characters wait for the tokenizer already.
+            InputError, NotFoundError: as there.
         """
-        if self._characters and self._characters + size > self.limits.waiting_characters:
-            raise OverloadedError("too much text waits for the tokenizer; try again later")
-        loop = asyncio.get_running_loop()
-        self._characters += size
         try:
-            prepared: list[Encoded | TextError] = []
-            for part in _slices(texts):
-                prepared += await loop.run_in_executor(
-                    self._tokenizing,
-                    lambda part=part: self.engine.prepare(part, truncate=truncate),  # type: ignore[misc]
-                )
-            return prepared
-        finally:
-            self._characters -= size
+            fresh = self._named(await self.repository.reload(model, path))
+        except UnderstudyError as error:
+            self.metrics.reloaded("refused")
+            _LOG.error("%s was not reloaded and goes on as it was: %s", model.name, error)
+            raise
+        if fresh is model:
+            _LOG.warning("%s is unchanged and goes on as it was", model.name)
+            return model
+        if model is self._default:
+            self._default = fresh
+        if self.teacher is not None and self._default is not None:
+            await self.teacher.replaced(model, fresh, self._default)
+        self.metrics.reloaded("loaded")
+        _LOG.warning("%s now serves version %s in place of %s", fresh.name, fresh.version, model.version)
+        return fresh
+
+    async def load(self, name: str, path: Path | None = None) -> ServedModel:
+        """A bundle in the place of the model of that name, or as a new one, if its bundle is named.
+
+        Raises:
+            InputError, NotFoundError: as `Repository.reload`.
+        """
+        if path is not None and not any(model.name == name for model in self.repository):
+            return self._named(await self.repository.add(ModelSource(path, name)))
+        return await self.reload(self.repository.find(name), path)
+
+    async def reload_all(self) -> None:
+        """Every model anew from where it came from; one that will not do stays as it was, and is logged."""
+        for model in list(self.repository):
+            with contextlib.suppress(UnderstudyError):
+                await self.reload(model)
+
+    async def _answer(self, model: ServedModel, texts: Sequence[Any], truncate: bool, escalate: bool) -> list[Outcome]:
+        deadline = asyncio.get_running_loop().time() + self.settings.scheduler.timeout
+        prepared = await self.tokenizing.prepare(model.codec, texts, truncate=truncate, deadline=deadline)
+        encoded = [entry for entry in prepared if isinstance(entry, Encoded)]
+        with self.scheduler.admitted(encoded):
+            results = iter(await self.scheduler.answer(model.loaded, encoded, deadline) if encoded else [])
+            first = [next(results) if isinstance(entry, Encoded) else entry for entry in prepared]
+            second: dict[int, Prediction] = {}
+            teacher = self.teacher if model is self._default else None
+            if teacher is not None and escalate:
+                second = await teacher.second_opinions(texts, first, truncate=truncate, deadline=deadline)
+        outcomes: list[Outcome] = []
+        for row, outcome in enumerate(first):
+            if isinstance(outcome, UnderstudyError):
+                outcomes.append(outcome)
+                continue
+            if teacher is not None:
+                teacher.shadow.offer(texts[row], outcome, second.get(row))
+            prediction = second.get(row, outcome)
+            served_by = teacher.model.name if teacher is not None and row in second else model.name
+            outcomes.append(Answer(prediction, served_by, self._abstains(prediction)))
+        return outcomes
+
+    def _abstains(self, prediction: Prediction) -> bool:
+        least = self.settings.abstain_below
+        return least is not None and prediction.task.problem_type != "regression" and confidence(prediction) < least
+
+    def _count_texts(self, request: Request, model: ServedModel, outcomes: Sequence[Outcome]) -> None:
+        truncated = 0
+        for outcome in outcomes:
+            if isinstance(outcome, Answer):
+                self.metrics.texts(outcome.served_by, "answered")
+                if outcome.abstained:
+                    self.metrics.abstained()
+                if outcome.prediction.truncated:
+                    self.metrics.truncated()
+                    truncated += 1
+            else:
+                self.metrics.texts(model.name, "failed")
+        request.scope["texts"] = {"model": model.name, "texts": len(outcomes), "truncated": truncated}
+
+    def _count(self, report: BatchReport) -> None:
+        self.metrics.batch(report, self._names.get(report.model.number, "unknown"))
+
+    def _named(self, model: ServedModel) -> ServedModel:
+        self._names[model.loaded.number] = model.name
+        return model
+
+    def _check_place(self, model: ServedModel, old: ServedModel | None) -> None:
+        """Student and teacher must go on answering the same question."""
+        if self.teacher is None or old is None:
+            return
+        if old is self.teacher.model:
+            check_pair(self.default.codec, model.codec)
+        elif old is self._default:
+            check_pair(model.codec, self.teacher.model.codec)
+
+    async def _look_for_new_bundles(self) -> None:
+        seen = {model.source.path: _stamp(model.source.path) for model in self.repository}
+        while True:
+            await asyncio.sleep(self.settings.watch)
+            for model in list(self.repository):
+                path = model.source.path
+                stamp = _stamp(path)
+                if stamp is None or stamp == seen.get(path):
+                    continue
+                seen[path] = stamp
+                with contextlib.suppress(UnderstudyError):
+                    await self.reload(model)
 
 
-def _slices(texts: Sequence[Any]) -> Iterator[list[Any]]:
-    """The texts in order, about `_SLICE_CHARACTERS` at a time."""
-    part: list[Any] = []
-    size = 0
-    for text in texts:
-        part.append(text)
-        size += characters_of(text)
-        if size >= _SLICE_CHARACTERS:
-            yield part
-            part, size = [], 0
-    if part:
-        yield part
-
-
-async def read_json_body(request: Request, limits: ServiceLimits) -> Any:
-    """The request's body as JSON.
-
-    Raises:
-        TooLargeError: more bytes than the limit, by its header or in fact.
-        MalformedError: not JSON.
-        DeadlineError: it does not arrive in time.
-        CallerGoneError: the caller hung up on the way.
-    """
-    limit = limits.body_bytes
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
-        raise TooLargeError(f"the body has {int(declared):,} bytes; the limit is {limit:,}")
-    body = bytearray()
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Changes when another manifest takes the place of the one in a bundle's directory; None where there is none."""
     try:
-        async with asyncio.timeout(limits.body_seconds):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > limit:
-                    raise TooLargeError(f"the body has more than {limit:,} bytes")
-    except TimeoutError:
-        raise DeadlineError(f"the body did not arrive within {limits.body_seconds:g} s") from None
-    except ClientDisconnect:
-        raise CallerGoneError("the caller hung up") from None
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise MalformedError(f"the body is not valid JSON: {error}") from None
+        status = (path / "understudy.json").stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
-def all_predictions(outcomes: Sequence[Outcome]) -> list[Prediction]:
-    """The predictions, for protocols that fail whole.
+def all_answers(outcomes: Sequence[Outcome]) -> list[Answer]:
+    """The answers, for protocols that fail whole.
 
     Raises:
         UnderstudyError: the first failed text's error, with its position.
     """
-    predictions = []
+    answers = []
     for index, outcome in enumerate(outcomes):
         if isinstance(outcome, UnderstudyError):
             raise type(outcome)(f"input {index}: {outcome}")
-        predictions.append(outcome)
-    return predictions
+        answers.append(outcome)
+    return answers
 
 
-async def _unless_gone(request: Request, answer: Coroutine[Any, Any, list[Outcome]]) -> list[Outcome]:
-    """The answer, unless the caller hangs up first: then the work is called off.
-
-    The watch begins only when the answer takes longer than most, since two tasks a request cost as much as the rest.
-    """
-    caller = asyncio.current_task()
-    assert caller is not None
-    gone = False
-    watch: asyncio.Task[None] | None = None
-
-    async def call_off() -> None:
-        nonlocal gone
-        await _disconnected(request)
-        gone = True
-        caller.cancel()
-
-    def begin() -> None:
-        nonlocal watch
-        watch = asyncio.ensure_future(call_off())
-
-    timer = asyncio.get_running_loop().call_later(_WATCH_AFTER_SECONDS, begin)
-    try:
-        return await answer
-    except asyncio.CancelledError:
-        if not gone or caller.uncancel() > 0:
-            raise
-        raise CallerGoneError("the caller hung up") from None
-    finally:
-        timer.cancel()
-        if watch is not None:
-            watch.cancel()
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+def describe_teacher(service: Service) -> dict[str, Any]:
+    """What `/v1/model` tells of the model's teacher; nothing where it has none."""
+    teacher = service.teacher
+    if teacher is None:
+        return {}
+    cascade = {
+        "escalate_below": teacher.threshold,
+        "budget": service.settings.cascade.budget,
+        "fit": asdict(teacher.fit) if teacher.fit else None,
+    }
+    return {
+        "teacher": {"model": teacher.model.name, "version": teacher.model.version},
+        "cascade": cascade if teacher.threshold is not None else None,
+        "shadow": {"share": service.settings.shadow.share} if service.settings.shadow.share else None,
+    }

@@ -8,9 +8,10 @@ from fastapi import APIRouter, Request, Response
 
 from common.errors import InputError
 from common.tokenization import Text
-from serve.engine import Prediction
+from serve.codec import Prediction
+from serve.requests import read_json_body
 from serve.responses import json_response
-from serve.service import Service, all_predictions, read_json_body
+from serve.service import Service, all_answers
 
 router = APIRouter(tags=["text embeddings inference"])
 
@@ -42,6 +43,7 @@ _SCHEMA = {
 async def predict(request: Request) -> Response:
     """Classify one text, one pair, or a batch; scores come sorted."""
     service: Service = request.app.state.service
+    service.scheduler.check_room()
     body = await read_json_body(request, service.limits)
     if not isinstance(body, dict) or "inputs" not in body:
         raise InputError("the body must be an object with 'inputs'")
@@ -50,10 +52,14 @@ async def predict(request: Request) -> Response:
     texts, single = _texts(body["inputs"])
     raw = _flag(body, "raw_scores", False)
     outcomes = await service.classify(request, texts, truncate=_flag(body, "truncate", True))
-    predictions = all_predictions(outcomes)
-    answers = [_scores(prediction, raw) for prediction in predictions]
-    truncated = sum(prediction.truncated for prediction in predictions)
-    return json_response(answers[0] if single else answers, headers={"X-Truncated-Inputs": str(truncated)})
+    answers = all_answers(outcomes)
+    scores = [_scores(answer.prediction, raw) for answer in answers]
+    told = {
+        "X-Truncated-Inputs": str(sum(answer.prediction.truncated for answer in answers)),
+        # That protocol has no word for an answer without a label.
+        "X-Abstained-Inputs": str(sum(answer.abstained for answer in answers)),
+    }
+    return json_response(scores[0] if single else scores, headers=told)
 
 
 def _texts(inputs: Any) -> tuple[list[Text], bool]:

@@ -25,7 +25,27 @@ TopK = Annotated[int | None, typer.Option(min=1, help="How many labels.")]
 
 
 def serve(
-    bundle: Bundle,
+    bundles: Annotated[
+        list[str],
+        typer.Argument(help="Bundles, as DIRECTORY or NAME=DIRECTORY; the first answers where no model is named."),
+    ],
+    teacher: Annotated[
+        str | None, typer.Option(help="The first model's teacher: its bundle, served beside it.")
+    ] = None,
+    escalate_below: Annotated[
+        float | None, typer.Option(help="Confidence of the student below which the teacher answers.")
+    ] = None,
+    target_agreement: Annotated[
+        float | None, typer.Option(help="In its place: share of --dev on which to answer as the teacher does.")
+    ] = None,
+    dev: Annotated[str | None, typer.Option(help="Table of texts that --target-agreement is fitted on.")] = None,
+    escalation_budget: Annotated[float, typer.Option(help="Largest share of texts that the teacher answers.")] = 0.5,
+    shadow: Annotated[float, typer.Option(help="Share of texts that the teacher is shown as well, unseen.")] = 0.0,
+    shadow_load: Annotated[float, typer.Option(help="Largest share of time spent on that.")] = 0.1,
+    disagreements: Annotated[
+        Path | None, typer.Option(help="File that keeps texts on which the two disagree, for `distill --unlabelled`.")
+    ] = None,
+    abstain_below: Annotated[float | None, typer.Option(help="Confidence below which an answer has no label.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
     engine: EngineName = "onnx",
@@ -33,18 +53,57 @@ def serve(
     threads: Threads = 0,
     lanes: Annotated[int, typer.Option(min=1, help="Batches that run at once, sharing the threads.")] = 1,
     max_queue_tokens: Annotated[int, typer.Option(min=1, help="Tokens admitted and not yet answered.")] = 65_536,
+    max_wait: Annotated[
+        float, typer.Option(min=0.001, help="Seconds of work that may be queued before a request.")
+    ] = 2.0,
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds until a waiting request is given up.")] = 30.0,
+    max_items: Annotated[int, typer.Option(min=1, help="Texts a request.")] = 1024,
+    max_body: Annotated[int, typer.Option(min=1, help="Bytes of a request's body.")] = 4 * 1024 * 1024,
+    keys: Annotated[Path | None, typer.Option(help="File of keys, one a line; callers must show one.")] = None,
+    admin_keys: Annotated[Path | None, typer.Option(help="File of keys that may load other bundles.")] = None,
+    allow_origin: Annotated[
+        list[str] | None, typer.Option(help="Web page of another origin that may ask; may be repeated.")
+    ] = None,
+    access_log: Annotated[
+        Path | None, typer.Option(help="File for a line of JSON a request, without its texts; - is standard output.")
+    ] = None,
+    watch: Annotated[float, typer.Option(help="Seconds between looks for a new bundle in the same place.")] = 0.0,
+    drain: Annotated[
+        float, typer.Option(min=0, help="Seconds from SIGTERM, when the server stops being ready, to its end.")
+    ] = 0.0,
     seed: Seed = 0,
 ) -> None:
-    """Serve a bundle over HTTP until Ctrl-C."""
+    """Serve bundles over HTTP until Ctrl-C; SIGHUP loads them anew.
+
+    Keys may also stand in the environment, as UNDERSTUDY_KEYS and UNDERSTUDY_ADMIN_KEYS, separated by spaces.
+    """
+    from serve.access import ADMIN_KEYS_VARIABLE, KEYS_VARIABLE, AccessSettings, read_keys
+    from serve.cascade import CascadeSettings
+    from serve.model_process import EngineOptions
+    from serve.repository import ModelSource
+    from serve.requests import ServiceLimits
     from serve.scheduler import SchedulerSettings
     from serve.server import run_server
+    from serve.settings import ServiceSettings
+    from serve.shadow import ShadowSettings
 
-    del seed  # nothing here is drawn at random
-    settings = SchedulerSettings(max_queue_tokens=max_queue_tokens, timeout=timeout)
-    run_server(
-        bundle, host=host, port=port, engine=engine, device=device, threads=threads, lanes=lanes, settings=settings
+    del seed  # nothing that is drawn at random changes an answer
+    settings = ServiceSettings(
+        models=tuple(ModelSource.parse(bundle) for bundle in bundles),
+        teacher=None if teacher is None else ModelSource.parse(teacher),
+        engine=EngineOptions(engine, device, threads, lanes),
+        scheduler=SchedulerSettings(max_queue_tokens, max_wait, timeout),
+        limits=ServiceLimits(max_body, max_items),
+        cascade=CascadeSettings(escalate_below, target_agreement, dev, escalation_budget),
+        shadow=ShadowSettings(shadow, shadow_load, disagreements),
+        access=AccessSettings(
+            read_keys(keys, KEYS_VARIABLE), read_keys(admin_keys, ADMIN_KEYS_VARIABLE), tuple(allow_origin or ())
+        ),
+        abstain_below=abstain_below,
+        watch=watch,
+        access_log=access_log,
     )
+    run_server(settings, host=host, port=port, drain=drain)
 
 
 def score(

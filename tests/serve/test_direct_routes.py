@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,14 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from serve import service as service_module
-from serve.app import create_app
+from common.tokenization import Encoded
+from serve import requests as requests_module
+from serve.codec import Codec
 from serve.direct_routes import DirectRoutes
-from serve.engine import Engine
+from serve.model_process import BatchResult, LoadedModel
+from serve.service import Service
 from tests.conftest import INTENTS
+from tests.serve_app import app_of
 
 TENSOR = {"name": "text", "shape": [1], "datatype": "BYTES", "data": ["Where is my parcel?"]}
 REQUESTS: list[tuple[str, Any]] = [
@@ -34,34 +36,37 @@ REQUESTS: list[tuple[str, Any]] = [
 
 
 @pytest.fixture(scope="module")
-def engine(bundle: Path) -> Engine:
-    return Engine.load(bundle)
+def direct(bundle: Path) -> Iterator[TestClient]:
+    with TestClient(app_of(bundle)) as client:
+        yield client
 
 
-def _without_the_short_way(engine: Engine) -> FastAPI:
-    app = create_app(engine)
+@pytest.fixture(scope="module")
+def usual(bundle: Path) -> Iterator[TestClient]:
+    """Without the short way."""
+    app = app_of(bundle)
     app.user_middleware = [entry for entry in app.user_middleware if entry.cls is not DirectRoutes]
-    return app
+    with TestClient(app) as client:
+        yield client
 
 
 @pytest.mark.parametrize(("path", "body"), REQUESTS)
-def test_both_ways_answer_alike(path: str, body: Any, engine: Engine) -> None:
-    with TestClient(create_app(engine)) as direct, TestClient(_without_the_short_way(engine)) as usual:
-        ours, theirs = direct.post(path, json=body), usual.post(path, json=body)
+def test_both_ways_answer_alike(path: str, body: Any, direct: TestClient, usual: TestClient) -> None:
+    same = {"X-Request-ID": "same"}
+    ours, theirs = direct.post(path, json=body, headers=same), usual.post(path, json=body, headers=same)
     assert (ours.status_code, ours.headers) == (theirs.status_code, theirs.headers)
     assert ours.json() == theirs.json()
 
 
-def test_a_body_that_is_no_json_and_a_route_that_is_none(engine: Engine) -> None:
-    with TestClient(create_app(engine)) as direct, TestClient(_without_the_short_way(engine)) as usual:
-        for client in (direct, usual):
-            assert client.post("/v1/classify", content=b"{").status_code == 400
-            assert client.get("/v1/classify").status_code == 405
-            assert client.post("/v1/classify/", follow_redirects=False).status_code == 307
+def test_a_body_that_is_no_json_and_a_route_that_is_none(direct: TestClient, usual: TestClient) -> None:
+    for client in (direct, usual):
+        assert client.post("/v1/classify", content=b"{").status_code == 400
+        assert client.get("/v1/classify").status_code == 405
+        assert client.post("/v1/classify/", follow_redirects=False).status_code == 307
 
 
-def test_requests_are_counted_by_route(engine: Engine) -> None:
-    with TestClient(create_app(engine)) as client:
+def test_requests_are_counted_by_route(bundle: Path) -> None:
+    with TestClient(app_of(bundle)) as client:
         for path, body in REQUESTS:
             client.post(path, json=body)
         shown = client.get("/metrics").text
@@ -71,29 +76,28 @@ def test_requests_are_counted_by_route(engine: Engine) -> None:
 
 
 def test_what_nobody_foresaw_is_one_clear_500(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    direct: TestClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(Engine, "prepare", lambda *_, **__: 1 / 0)
-    with TestClient(create_app(engine)) as client:
-        answer = client.post("/v1/classify", json={"inputs": ["a"]})
+    monkeypatch.setattr(Codec, "prepare", lambda *_, **__: 1 / 0)
+    answer = direct.post("/v1/classify", json={"inputs": ["a"]})
     assert answer.status_code == 500
     assert answer.json()["error"]["message"] == "internal error; the server's log has it"
     assert "ZeroDivisionError" in caplog.text
 
 
 class _SlowModel:
-    """A model that waits until it may answer, and remembers what it was asked."""
+    """Takes the model's place, waits until it may answer, and remembers what it was asked."""
 
-    engine, device, lanes = "onnx", "cpu", 1
-
-    def __init__(self) -> None:
-        self.may_answer = threading.Event()
+    def __init__(self, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.may_answer = asyncio.Event()
         self.batches: list[int] = []
+        monkeypatch.setattr(service.process, "run", self._run)
 
-    def run(self, batch: Any) -> Any:
+    async def _run(self, model: LoadedModel, batch: Sequence[Encoded]) -> BatchResult:
         self.batches.append(len(batch))
-        assert self.may_answer.wait(20)
-        return np.zeros((len(batch), len(INTENTS)), np.float32)
+        await asyncio.wait_for(self.may_answer.wait(), 20)
+        outcomes = model.codec.predictions(batch, np.zeros((len(batch), len(INTENTS)), np.float32))
+        return BatchResult(list(outcomes), 0.0)
 
 
 def _asking(app: FastAPI, hang_up: asyncio.Event) -> tuple[Callable[[], Any], list[Any]]:
@@ -117,14 +121,13 @@ def _asking(app: FastAPI, hang_up: asyncio.Event) -> tuple[Callable[[], Any], li
 
 
 def test_a_caller_that_hangs_up_costs_no_batch(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service_module, "_WATCH_AFTER_SECONDS", 0.01)
+    monkeypatch.setattr(requests_module, "_WATCH_AFTER_SECONDS", 0.01)
 
     async def scenario() -> None:
-        engine, model = Engine.load(bundle), _SlowModel()
-        engine.model = model
-        app = create_app(engine)
+        app = app_of(bundle)
         service = app.state.service
-        service.scheduler.start()
+        await service.start()
+        model = _SlowModel(service, monkeypatch)
         gone, stays = asyncio.Event(), asyncio.Event()
         first, first_sent = _asking(app, stays)
         second, second_sent = _asking(app, gone)
@@ -149,13 +152,12 @@ def test_a_caller_that_hangs_up_costs_no_batch(bundle: Path, monkeypatch: pytest
 
 
 def test_a_cancelled_server_is_no_hung_up_caller(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service_module, "_WATCH_AFTER_SECONDS", 0.01)
+    monkeypatch.setattr(requests_module, "_WATCH_AFTER_SECONDS", 0.01)
 
     async def scenario() -> None:
-        engine, model = Engine.load(bundle), _SlowModel()
-        engine.model = model
-        app = create_app(engine)
-        app.state.service.scheduler.start()
+        app = app_of(bundle)
+        await app.state.service.start()
+        model = _SlowModel(app.state.service, monkeypatch)
         ask, sent = _asking(app, asyncio.Event())
         task = asyncio.create_task(ask())
         while not model.batches:

@@ -12,11 +12,11 @@ import pytest
 from fastapi.testclient import TestClient
 
 from demo.messages import DEV
-from serve.app import create_app
 from serve.engine import Engine, Prediction
+from serve.requests import ServiceLimits
 from serve.scheduler import SchedulerSettings
-from serve.service import ServiceLimits
 from tests.conftest import INTENTS, messages
+from tests.serve_app import app_of
 
 TEXTS = [row["text"] for row in messages(DEV)[:12]]
 
@@ -27,8 +27,9 @@ def engine(bundle: Path) -> Engine:
 
 
 @pytest.fixture(scope="module")
-def client(engine: Engine) -> Iterator[TestClient]:
-    with TestClient(create_app(engine, SchedulerSettings(max_queue_tokens=2000), ServiceLimits(200_000, 40))) as client:
+def client(bundle: Path) -> Iterator[TestClient]:
+    settings, limits = SchedulerSettings(max_queue_tokens=2000), ServiceLimits(200_000, 40)
+    with TestClient(app_of(bundle, scheduler=settings, limits=limits)) as client:
         yield client
 
 
@@ -150,12 +151,12 @@ def test_health_and_metrics(client: TestClient) -> None:
     client.post("/v1/classify", json={"inputs": [TEXTS[0], ""]})
     text = client.get("/metrics").text
     assert 'understudy_requests_total{route="/v1/classify",status="200"}' in text
-    assert 'understudy_texts_total{outcome="failed"}' in text
+    assert 'understudy_texts_total{model="bundle",outcome="failed"}' in text
     assert "understudy_queue_items 0.0" in text
 
 
-def test_health_before_start_and_after_stop(engine: Engine) -> None:
-    app = create_app(engine)
+def test_health_before_start_and_after_stop(bundle: Path) -> None:
+    app = app_of(bundle)
     client = TestClient(app)
     assert client.get("/health/ready").status_code == 503
     assert client.get("/v2/health/ready").status_code == 503
@@ -293,7 +294,7 @@ def test_protocol_metadata(client: TestClient) -> None:
 def test_multi_label_and_regression_over_http(multi_label_bundle: Path, regression_bundle: Path) -> None:
     for path in (multi_label_bundle, regression_bundle):
         engine = Engine.load(path)
-        with TestClient(create_app(engine)) as client:
+        with TestClient(app_of(path)) as client:
             output = client.post("/v1/classify", json={"inputs": TEXTS[:1]}).json()["outputs"][0]
         wanted = _expected(engine, TEXTS[0])
         assert output["score"] == pytest.approx(wanted.score, abs=1e-6)
@@ -312,11 +313,11 @@ def test_two_long_texts_as_a_pair_cost_little(client: TestClient) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000
 
 
-def test_more_text_than_the_tokenizer_should_hold_is_429(engine: Engine) -> None:
+def test_more_text_than_the_tokenizer_should_hold_is_429(bundle: Path) -> None:
     limits = ServiceLimits(waiting_characters=10_000)
-    with TestClient(create_app(engine, limits=limits)) as client:
+    with TestClient(app_of(bundle, limits=limits)) as client:
         service = client.app.state.service  # type: ignore[attr-defined]
-        service._characters = 9_000
+        service.tokenizing._characters = 9_000
         response = client.post("/v1/classify", json={"inputs": ["a " * 2_000]})
         assert (response.status_code, response.json()["error"]["code"]) == (429, "overloaded")
         assert client.post("/v1/classify", json={"inputs": ["short"]}).status_code == 200

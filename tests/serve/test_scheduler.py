@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import threading
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,42 +16,79 @@ from common.batching import BatchLimits
 from common.errors import DeadlineError, NotReadyError, OverloadedError, TooLargeError, WorkFailedError
 from common.labels import SINGLE_LABEL, Task
 from common.tokenization import Encoded
-from serve.engine import Prediction
-from serve.scheduler import RUN_TOKENS, BatchReport, Scheduler, SchedulerSettings, choose_batch
+from serve.batch_choice import RUN_TOKENS, choose_batch
+from serve.codec import Prediction
+from serve.model_process import BatchResult
+from serve.scheduler import BatchReport, Outcome, Scheduler, SchedulerSettings
 
 TASK = Task(SINGLE_LABEL, ("a", "b"))
-POISON = 666
+MODEL: Any = "model"
 
 
 def _text(identity: int, length: int = 3) -> Encoded:
     return Encoded([identity] * length, [0] * length, False)
 
 
-def _run(batch: Sequence[Encoded]) -> list[Prediction]:
-    if any(text.ids[0] == POISON for text in batch):
-        raise ValueError("poison")
+def _run(batch: Sequence[Encoded]) -> list[Outcome]:
+    """Each text's own number as its score."""
+    scores = [np.array([text.ids[0], 0], np.float32) for text in batch]
     return [
-        Prediction(TASK, np.array([text.ids[0], 0], np.float32), np.zeros(2, np.float32), text.tokens, False)
-        for text in batch
+        Prediction(TASK, score, np.zeros(2, np.float32), text.tokens, False)
+        for score, text in zip(scores, batch, strict=True)
     ]
 
 
-class _Gate:
-    """A model that waits until it is let go."""
+class _Runner:
+    """Answers at once."""
 
     def __init__(self) -> None:
-        self.open = threading.Event()
         self.seen: list[int] = []
+        self.models: list[Any] = []
+        self.up = asyncio.Event()
+        self.up.set()
 
-    def __call__(self, batch: Sequence[Encoded]) -> list[Prediction]:
-        self.open.wait(10)
+    @property
+    def ready(self) -> bool:
+        return self.up.is_set()
+
+    async def wait_until_ready(self) -> None:
+        await self.up.wait()
+
+    async def run(self, model: Any, batch: Sequence[Encoded]) -> BatchResult:
+        self.models.append(model)
+        await self.work(batch)
         self.seen += [text.ids[0] for text in batch]
-        return _run(batch)
+        return BatchResult(_run(batch), 0.001)
+
+    async def work(self, _batch: Sequence[Encoded]) -> None:
+        await asyncio.sleep(0)
 
 
-def _scheduler(run=_run, limits: BatchLimits | None = None, reports: list[BatchReport] | None = None, **settings):  # type: ignore[no-untyped-def]
+class _Gate(_Runner):
+    """Waits until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open = asyncio.Event()
+
+    async def work(self, _batch: Sequence[Encoded]) -> None:
+        await asyncio.wait_for(self.open.wait(), 10)
+
+
+def _scheduler(  # type: ignore[no-untyped-def]
+    runner: _Runner | None = None,
+    limits: BatchLimits | None = None,
+    reports: list[BatchReport] | None = None,
+    **settings,
+) -> Scheduler:
     note = reports.append if reports is not None else lambda _report: None
-    return Scheduler(run, limits or BatchLimits(), SchedulerSettings(**settings), note)
+    return Scheduler(runner or _Runner(), limits or BatchLimits(), SchedulerSettings(**settings), note)
+
+
+async def _submit(scheduler: Scheduler, texts: Sequence[Encoded], model: Any = MODEL) -> list[Outcome]:
+    """As one request."""
+    with scheduler.admitted(texts):
+        return await scheduler.answer(model, texts)
 
 
 async def _until(condition) -> None:  # type: ignore[no-untyped-def]
@@ -74,7 +112,7 @@ def test_every_answer_belongs_to_its_caller(requests: list[list[int]], items: in
         scheduler.start()
         names = iter(range(1000, 10_000))
         texts = [[_text(next(names), length) for length in lengths] for lengths in requests]
-        answers = await asyncio.gather(*(scheduler.submit(request) for request in texts))
+        answers = await asyncio.gather(*(_submit(scheduler, request) for request in texts))
         for request, outcomes in zip(texts, answers, strict=True):
             assert [int(outcome.scores[0]) for outcome in outcomes] == [text.ids[0] for text in request]  # type: ignore[union-attr]
         assert (scheduler.waiting_items, scheduler.admitted_tokens) == (0, 0)
@@ -103,21 +141,28 @@ def test_texts_of_like_length_go_together() -> None:
 
 
 def test_lanes_run_at_once_and_share_what_waits() -> None:
+    class Together(_Runner):
+        def __init__(self) -> None:
+            super().__init__()
+            self.sizes: list[int] = []
+            self.at_work = 0
+            self.most = 0
+
+        async def work(self, batch: Sequence[Encoded]) -> None:
+            self.sizes.append(len(batch))
+            self.at_work += 1
+            self.most = max(self.most, self.at_work)
+            await asyncio.sleep(0.001)
+            self.at_work -= 1
+
     async def go() -> None:
-        gate, seen = threading.Barrier(3), []
-
-        def run(batch: Sequence[Encoded]) -> list[Prediction]:
-            seen.append(len(batch))
-            if len(seen) <= 3:
-                gate.wait(10)  # passes only if three batches are under way
-            return _run(batch)
-
-        scheduler = _scheduler(run, lanes=3)
+        runner = Together()
+        scheduler = _scheduler(runner, lanes=3)
         scheduler.start()
-        await asyncio.gather(*(scheduler.submit([_text(identity)]) for identity in range(1, 41)))
+        await asyncio.gather(*(_submit(scheduler, [_text(identity)]) for identity in range(1, 41)))
         await scheduler.stop()
-        assert sum(seen) == 40
-        assert max(seen) <= 10  # a fourth each: three lanes, and one share on its way
+        assert (runner.most, sum(runner.sizes)) == (3, 40)
+        assert max(runner.sizes) <= 10  # a fourth each: three lanes, and one share on its way
 
     asyncio.run(go())
 
@@ -127,7 +172,7 @@ def test_stopping_answers_what_every_lane_works_on() -> None:
         gate = _Gate()
         scheduler = _scheduler(gate, limits=BatchLimits(items=1), lanes=2)
         scheduler.start()
-        requests = [asyncio.create_task(scheduler.submit([_text(identity)])) for identity in range(1, 6)]
+        requests = [asyncio.create_task(_submit(scheduler, [_text(identity)])) for identity in range(1, 6)]
         await asyncio.sleep(0.01)
         stopping = asyncio.create_task(scheduler.stop())
         await asyncio.sleep(0.01)
@@ -139,17 +184,28 @@ def test_stopping_answers_what_every_lane_works_on() -> None:
     asyncio.run(go())
 
 
-def test_a_poison_text_fails_alone() -> None:
+def test_a_batch_that_fails_is_told_and_the_work_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(_Runner):
+        async def work(self, batch: Sequence[Encoded]) -> None:
+            if batch[0].ids[0] == 1:
+                raise WorkFailedError("out of memory")
+            if batch[0].ids[0] == 2:
+                raise ValueError("a secret")
+
     async def go() -> None:
-        scheduler = _scheduler()
+        scheduler = _scheduler(Broken(), limits=BatchLimits(items=1))
         scheduler.start()
-        outcomes = await scheduler.submit([_text(1), _text(POISON), _text(2)])
-        assert isinstance(outcomes[1], WorkFailedError)
-        assert [int(outcomes[index].scores[0]) for index in (0, 2)] == [1, 2]  # type: ignore[union-attr]
+        foreseen, unforeseen, fine = await _submit(scheduler, [_text(1), _text(2), _text(3)])
+        assert str(foreseen) == "out of memory"
+        # What went wrong inside is the operator's business, not the caller's.
+        assert isinstance(unforeseen, WorkFailedError)
+        assert "secret" not in str(unforeseen)
+        assert isinstance(fine, Prediction)
         assert scheduler.ready
         await scheduler.stop()
 
     asyncio.run(go())
+    assert "a secret" in caplog.text
 
 
 def test_admission_is_whole_or_not_at_all() -> None:
@@ -158,13 +214,13 @@ def test_admission_is_whole_or_not_at_all() -> None:
         scheduler = _scheduler(gate, max_queue_tokens=10)
         scheduler.start()
         with pytest.raises(TooLargeError):
-            await scheduler.submit([_text(1, 6), _text(2, 5)])
-        first = asyncio.create_task(scheduler.submit([_text(1, 6)]))
+            await _submit(scheduler, [_text(1, 6), _text(2, 5)])
+        first = asyncio.create_task(_submit(scheduler, [_text(1, 6)]))
         await _until(lambda: scheduler.admitted_tokens == 6)
         with pytest.raises(OverloadedError):
-            await scheduler.submit([_text(2, 3), _text(3, 3)])
+            await _submit(scheduler, [_text(2, 3), _text(3, 3)])
         assert scheduler.admitted_tokens == 6
-        second = asyncio.create_task(scheduler.submit([_text(4, 4)]))
+        second = asyncio.create_task(_submit(scheduler, [_text(4, 4)]))
         gate.open.set()
         await asyncio.gather(first, second)
         assert sorted(gate.seen) == [1, 4]
@@ -179,9 +235,9 @@ def test_a_deadline_ends_the_wait_and_the_work_is_skipped() -> None:
         gate = _Gate()
         scheduler = _scheduler(gate, limits=BatchLimits(items=1), timeout=0.05)
         scheduler.start()
-        running = asyncio.create_task(scheduler.submit([_text(1)]))
+        running = asyncio.create_task(_submit(scheduler, [_text(1)]))
         await asyncio.sleep(0.01)
-        late = asyncio.create_task(scheduler.submit([_text(2)]))
+        late = asyncio.create_task(_submit(scheduler, [_text(2)]))
         for task in (running, late):
             with pytest.raises(DeadlineError):
                 await task
@@ -199,10 +255,10 @@ def test_a_caller_that_went_away_costs_nothing() -> None:
         gate = _Gate()
         scheduler = _scheduler(gate, limits=BatchLimits(items=1))
         scheduler.start()
-        first = asyncio.create_task(scheduler.submit([_text(1)]))
+        first = asyncio.create_task(_submit(scheduler, [_text(1)]))
         await asyncio.sleep(0.01)
-        gone = asyncio.create_task(scheduler.submit([_text(2), _text(3)]))
-        stays = asyncio.create_task(scheduler.submit([_text(4)]))
+        gone = asyncio.create_task(_submit(scheduler, [_text(2), _text(3)]))
+        stays = asyncio.create_task(_submit(scheduler, [_text(4)]))
         await asyncio.sleep(0.01)
         gone.cancel()
         await asyncio.sleep(0.01)
@@ -220,13 +276,13 @@ def test_stopping_answers_what_was_admitted_and_admits_no_more() -> None:
         gate = _Gate()
         scheduler = _scheduler(gate, limits=BatchLimits(items=1))
         scheduler.start()
-        waiting = [asyncio.create_task(scheduler.submit([_text(identity)])) for identity in range(1, 5)]
+        waiting = [asyncio.create_task(_submit(scheduler, [_text(identity)])) for identity in range(1, 5)]
         await asyncio.sleep(0.01)
         stopping = asyncio.create_task(scheduler.stop())
         await asyncio.sleep(0.01)
         assert not scheduler.ready
         with pytest.raises(NotReadyError):
-            await scheduler.submit([_text(9)])
+            await _submit(scheduler, [_text(9)])
         gate.open.set()
         await asyncio.gather(*waiting, stopping)
         assert gate.seen == [1, 2, 3, 4]
@@ -236,49 +292,183 @@ def test_stopping_answers_what_was_admitted_and_admits_no_more() -> None:
 
 def test_before_the_start_nothing_is_admitted() -> None:
     with pytest.raises(NotReadyError):
-        asyncio.run(_scheduler().submit([_text(1)]))
+        asyncio.run(_submit(_scheduler(), [_text(1)]))
 
 
 @pytest.mark.parametrize("lanes", [1, 2])
-def test_a_lost_worker_is_told_to_everyone_who_waits(lanes: int) -> None:
+def test_a_lost_worker_costs_what_it_held_and_the_rest_waits_for_the_next(lanes: int) -> None:
+    class Lost(_Gate):
+        async def work(self, batch: Sequence[Encoded]) -> None:
+            await super().work(batch)
+            if batch[0].ids[0] <= lanes:
+                raise NotReadyError("the worker was lost")
+
     async def go() -> None:
-        gate = _Gate()
-        scheduler = _scheduler(gate, limits=BatchLimits(items=1), lanes=lanes)
+        runner = Lost()
+        scheduler = _scheduler(runner, limits=BatchLimits(items=1), lanes=lanes)
         scheduler.start()
-        requests = [asyncio.create_task(scheduler.submit([_text(identity)])) for identity in range(1, lanes + 2)]
+        held = [asyncio.create_task(_submit(scheduler, [_text(identity)])) for identity in range(1, lanes + 1)]
         await asyncio.sleep(0.01)
-        scheduler._workers[0].cancel()
-        for request in requests:
+        waits = asyncio.create_task(_submit(scheduler, [_text(9)]))
+        await asyncio.sleep(0)
+        runner.up.clear()
+        runner.open.set()
+        for request in held:
             with pytest.raises(NotReadyError, match="lost"):
                 await request
-        assert (scheduler.ready, scheduler.lost) == (False, True)
+        assert not scheduler.ready
         with pytest.raises(NotReadyError):
-            await scheduler.submit([_text(3)])
-        gate.open.set()
+            await _submit(scheduler, [_text(8)])
+        await asyncio.sleep(0.01)
+        assert not waits.done()
+        runner.up.set()
+        assert isinstance((await waits)[0], Prediction)
         await scheduler.stop()
+
+    asyncio.run(go())
+
+
+def test_stopping_without_a_worker_tells_whoever_waits() -> None:
+    async def go() -> None:
+        runner = _Runner()
+        scheduler = _scheduler(runner)
+        scheduler.start()
+        await asyncio.sleep(0)
+        runner.up.clear()
+        with pytest.raises(NotReadyError):
+            await _submit(scheduler, [_text(1)])
+        runner.up.set()
+        waits = asyncio.create_task(_submit(scheduler, [_text(1)]))
+        await asyncio.sleep(0)  # it is admitted, and the worker has not yet seen it
+        runner.up.clear()
+        await asyncio.sleep(0.01)
+        await scheduler.stop()
+        with pytest.raises(NotReadyError, match="stopping"):
+            await waits
 
     asyncio.run(go())
 
 
 def test_what_cannot_be_counted_does_not_stop_the_work() -> None:
     async def go() -> None:
-        scheduler = Scheduler(_run, BatchLimits(), SchedulerSettings(), lambda _report: 1 / 0)  # type: ignore[arg-type,return-value]
+        scheduler = Scheduler(_Runner(), BatchLimits(), SchedulerSettings(), lambda _report: 1 / 0)  # type: ignore[arg-type,return-value]
         scheduler.start()
         for identity in (1, 2):
-            assert len(await scheduler.submit([_text(identity)])) == 1
+            assert len(await _submit(scheduler, [_text(identity)])) == 1
         assert scheduler.ready
         await scheduler.stop()
 
     asyncio.run(go())
 
 
-def test_what_went_wrong_inside_stays_inside(caplog: pytest.LogCaptureFixture) -> None:
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 30)), min_size=1, max_size=40), st.integers(1, 3))
+@settings(deadline=None, max_examples=30)
+def test_a_batch_is_of_one_model(texts: list[tuple[int, int]], lanes: int) -> None:
+    class Pure(_Runner):
+        async def run(self, model: Any, batch: Sequence[Encoded]) -> BatchResult:
+            assert {text.ids[0] % 3 for text in batch} == {model}
+            return await super().run(model, batch)
+
     async def go() -> None:
-        scheduler = _scheduler()
+        scheduler = _scheduler(Pure(), lanes=lanes)
         scheduler.start()
-        (outcome,) = await scheduler.submit([_text(POISON)])
-        assert str(outcome) == "the model failed on this text"
+        requests = [(model, _text(3 * row + model, length)) for row, (model, length) in enumerate(texts)]
+        answers = await asyncio.gather(*(_submit(scheduler, [text], model) for model, text in requests))
+        for (_, text), (outcome,) in zip(requests, answers, strict=True):
+            assert isinstance(outcome, Prediction)
+            assert int(outcome.scores[0]) == text.ids[0]
         await scheduler.stop()
 
     asyncio.run(go())
-    assert "poison" in caplog.text
+
+
+def test_second_opinions_go_first_and_the_background_last() -> None:
+    async def go() -> None:
+        runner = _Gate()
+        scheduler = _scheduler(runner, limits=BatchLimits(items=1))
+        scheduler.start()
+        tasks = [asyncio.create_task(_submit(scheduler, [_text(1)]))]
+        await asyncio.sleep(0.01)
+        tasks.append(asyncio.create_task(scheduler.answer_in_background(MODEL, [_text(2), _text(3)])))
+        tasks.append(asyncio.create_task(_submit(scheduler, [_text(4)])))
+        await asyncio.sleep(0.01)
+        tasks.append(asyncio.create_task(scheduler.answer(MODEL, [_text(5), _text(6)], first=True)))
+        await asyncio.sleep(0.01)
+        runner.open.set()
+        await asyncio.gather(*tasks)
+        assert runner.seen == [1, 5, 6, 4, 2, 3]
+        await scheduler.stop()
+
+    asyncio.run(go())
+
+
+def test_a_wait_that_is_too_long_is_refused_and_says_how_long() -> None:
+    class Slow(_Runner):
+        async def work(self, batch: Sequence[Encoded]) -> None:
+            await asyncio.sleep(0.01 * len(batch))
+
+    async def go() -> None:
+        scheduler = _scheduler(Slow(), limits=BatchLimits(items=1), max_wait=0.5)
+        scheduler.start()
+        await _submit(scheduler, [_text(1, 10)])  # at most 1,000 tokens a second
+        assert scheduler.wait == 0
+        first = asyncio.create_task(_submit(scheduler, [_text(2, 10)] * 300))
+        await asyncio.sleep(0)
+        assert scheduler.wait >= 3
+        with pytest.raises(OverloadedError) as refused:
+            scheduler.check_room()
+        assert refused.value.retry_after == math.ceil(scheduler.wait)
+        first.cancel()
+        await asyncio.wait([first])
+        scheduler.check_room()
+        await scheduler.stop()
+
+    asyncio.run(go())
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 30), st.sampled_from(["wait", "leave", "late"])), min_size=1, max_size=25),
+    st.integers(20, 120),
+)
+@settings(deadline=None, max_examples=25)
+def test_whatever_callers_do_the_queue_ends_empty_and_nobody_waits_in_vain(
+    requests: list[tuple[int, str]], room: int
+) -> None:
+    async def go() -> None:
+        runner = _Gate()
+        scheduler = _scheduler(runner, limits=BatchLimits(items=2), max_queue_tokens=room)
+        scheduler.start()
+        loop = asyncio.get_running_loop()
+
+        async def ask(identity: int, length: int, how: str) -> list[Outcome]:
+            with scheduler.admitted([_text(identity, length)]):
+                deadline = loop.time() + (0.005 if how == "late" else 20)
+                return await scheduler.answer(MODEL, [_text(identity, length)], deadline)
+
+        tasks = [asyncio.create_task(ask(row + 1, length, how)) for row, (length, how) in enumerate(requests)]
+        await asyncio.sleep(0.01)
+        assert scheduler.admitted_tokens <= room
+        for task, (_, how) in zip(tasks, requests, strict=True):
+            if how == "leave":
+                task.cancel()
+        await asyncio.sleep(0)
+        begun = 2
+        runner.open.set()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        answered = set()
+        for row, (result, (length, how)) in enumerate(zip(results, requests, strict=True)):
+            if isinstance(result, list):
+                assert how == "wait"
+                assert isinstance(result[0], Prediction)
+                assert int(result[0].scores[0]) == row + 1
+                answered.add(row + 1)
+            else:
+                assert isinstance(
+                    result, TooLargeError if length > room else (OverloadedError, DeadlineError, asyncio.CancelledError)
+                )
+        await scheduler.stop()
+        assert (scheduler.admitted_tokens, scheduler.waiting_items) == (0, 0)
+        # Of those whose callers left or were late, only what had begun by then was worked on.
+        assert len(set(runner.seen) - answered) <= begun
+
+    asyncio.run(go())

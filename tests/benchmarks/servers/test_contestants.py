@@ -14,8 +14,8 @@ from fastapi.testclient import TestClient
 from benchmarks.servers.contestants import NAMES, Contestant, make_contestants
 from benchmarks.servers.run import check_labels
 from common.errors import WorkFailedError
-from serve.app import create_app
 from serve.engine import Engine, Prediction
+from tests.serve_app import app_of
 
 TEXTS = ["Where is my order?", "I cannot log in", 'It came "broken",\nin two pieces']
 
@@ -49,7 +49,7 @@ def test_every_name_has_a_contestant(contestants: dict[str, Contestant]) -> None
 @pytest.mark.parametrize("name", ["understudy-fp32", "understudy-int8"])
 def test_our_shape_is_what_our_server_takes(name: str, contestants: dict[str, Contestant], bundle: Path) -> None:
     contestant, engine = contestants[name], Engine.load(bundle)
-    with TestClient(create_app(engine)) as client:
+    with TestClient(app_of(bundle)) as client:
         assert client.get(contestant.ready_path).status_code == 200
         answers = [client.post(contestant.path, json=contestant.body(text)) for text in TEXTS]
     assert [answer.status_code for answer in answers] == [200] * len(TEXTS)
@@ -59,7 +59,7 @@ def test_our_shape_is_what_our_server_takes(name: str, contestants: dict[str, Co
 def test_mlservers_shape_is_the_open_inference_protocols(contestants: dict[str, Contestant], bundle: Path) -> None:
     mlserver, engine = contestants["mlserver"], Engine.load(bundle)
     path = mlserver.path.replace("student", engine.name)
-    with TestClient(create_app(engine)) as client:
+    with TestClient(app_of(bundle)) as client:
         assert client.get(mlserver.ready_path.replace("student", engine.name)).status_code == 200
         answers = [client.post(path, json=mlserver.body(text)) for text in TEXTS]
     assert [mlserver.label(answer.json()) for answer in answers] == labels_of(engine)
@@ -104,7 +104,7 @@ def test_versions_are_those_of_the_servers_own_interpreter(contestants: dict[str
 
 def test_wrong_labels_end_the_check(contestants: dict[str, Contestant], bundle: Path) -> None:
     ours, engine = contestants["understudy-fp32"], Engine.load(bundle)
-    with TestClient(create_app(engine)) as client:
+    with TestClient(app_of(bundle)) as client:
         check_labels(ours, _App(client), engine, TEXTS)  # type: ignore[arg-type]
         with pytest.raises(WorkFailedError, match="the label nonsense, the engine"):
             check_labels(replace(ours, label=lambda _: "nonsense"), _App(client), engine, TEXTS)  # type: ignore[arg-type]

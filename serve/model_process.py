@@ -1,0 +1,266 @@
+"""The model process as the HTTP process sees it: started, spoken to, and started anew when it is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from common.errors import InputError, NotReadyError, UnderstudyError, WorkFailedError
+from common.tokenization import Encoded
+from serve.codec import Codec, Prediction
+from serve.frames import Frame, FrameReader, pack_texts, to_bytes
+
+_LOG = logging.getLogger("understudy.serve")
+
+# Seconds between attempts to start it: doubled with each that fails.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
+# Starts in a row that fail until a new HTTP process might do better, which liveness then says.
+_HOPELESS = 5
+_STOP_SECONDS = 5
+# A batch that takes longer will not end: the largest one takes a large model on a slow core half a minute.
+_STALLED_SECONDS = 180
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What runs the models: `engine`, `device`, `threads` and `lanes` as in `Engine.load`."""
+
+    engine: str = "onnx"
+    device: str = "auto"
+    threads: int = 0
+    lanes: int = 1
+
+
+@dataclass(eq=False)
+class LoadedModel:
+    """A bundle whose model is open in the model process.
+
+    Attributes:
+        number: what the two processes call it.
+        codec: its tokenizer and head, on this side.
+        device: where it runs.
+    """
+
+    number: int
+    codec: Codec
+    device: str = ""
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """What a batch came to: an outcome a text, and the seconds of the model alone."""
+
+    outcomes: list[Prediction | UnderstudyError]
+    seconds: float
+
+
+@dataclass(eq=False)
+class _Link(asyncio.Protocol):
+    """The connection to one life of the process."""
+
+    on_lost: Callable[[], None]
+    waiting: dict[int, asyncio.Future[Frame]] = field(default_factory=dict)
+    transport: asyncio.Transport | None = None
+    reader: FrameReader = field(default_factory=FrameReader)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by name
+
+    def data_received(self, data: bytes) -> None:
+        for frame in self.reader.feed(data):
+            waiter = self.waiting.pop(frame.head["id"], None)
+            if waiter is not None and not waiter.done():
+                waiter.set_result(frame)
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self.transport = None
+        for waiter in self.waiting.values():
+            if not waiter.done():
+                waiter.set_exception(NotReadyError("the worker that held the request was lost; try again"))
+        self.waiting.clear()
+        self.on_lost()
+
+
+class ModelProcess:
+    """Runs batches in a process of its own.
+
+    Attributes:
+        restarts: how many times it was lost and started anew.
+    """
+
+    def __init__(self, options: EngineOptions):
+        self.options = options
+        self.restarts = 0
+        self._models: dict[int, LoadedModel] = {}
+        self._numbers = iter(range(1, sys.maxsize))
+        self._process: subprocess.Popen[bytes] | None = None
+        self._link: _Link | None = None
+        self._up = asyncio.Event()
+        self._failures = 0
+        self._revival: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has all its models and would run a batch."""
+        return self._up.is_set()
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether it has failed to start so often that only a new HTTP process might mend that."""
+        return self._failures >= _HOPELESS
+
+    @property
+    def pid(self) -> int | None:
+        """The number of the process, if there is one."""
+        return None if self._process is None else self._process.pid
+
+    async def start(self) -> None:
+        """Starts the process, without models."""
+        await self._spawn()
+        self._up.set()
+
+    async def wait_until_ready(self) -> None:
+        """Returns at once, or when a lost process has been replaced."""
+        await self._up.wait()
+
+    async def load(self, codec: Codec) -> LoadedModel:
+        """Opens a bundle's model.
+
+        Raises:
+            InputError: the model cannot be opened, or the bundle was changed since the codec was read.
+            WorkFailedError: CUDA is asked for and cannot be had, or packages are missing.
+            NotReadyError: the process was lost on the way.
+        """
+        model = LoadedModel(next(self._numbers), codec)
+        await self._open(model)
+        self._models[model.number] = model
+        return model
+
+    def unload(self, model: LoadedModel) -> None:
+        """Frees a model's memory."""
+        self._models.pop(model.number, None)
+        with contextlib.suppress(NotReadyError):
+            self._send({"do": "unload", "model": model.number})
+
+    async def run(self, model: LoadedModel, batch: Sequence[Encoded]) -> BatchResult:
+        """One batch through the model.
+
+        Raises:
+            NotReadyError: the process was lost with the batch.
+            WorkFailedError: the batch failed as a whole.
+        """
+        lengths, body = pack_texts(batch)
+        try:
+            async with asyncio.timeout(_STALLED_SECONDS):
+                answer = await self._ask({"do": "run", "model": model.number, "lengths": lengths}, body)
+        except TimeoutError:
+            _LOG.error("the model process has worked on a batch for %d s and is killed", _STALLED_SECONDS)
+            assert self._process is not None
+            self._process.kill()
+            raise NotReadyError("the worker that held the request was lost; try again") from None
+        logits = np.frombuffer(answer.body, np.float32).reshape(len(batch), -1)
+        outcomes: list[Prediction | UnderstudyError] = list(model.codec.predictions(batch, logits))
+        for row, reason in answer.head["errors"].items():
+            outcomes[int(row)] = WorkFailedError(reason)
+        return BatchResult(outcomes, answer.head["seconds"])
+
+    async def stop(self) -> None:
+        """Ends the process."""
+        self._stopping = True
+        self._up.clear()
+        if self._revival is not None:
+            self._revival.cancel()
+        if self._link is not None and self._link.transport is not None:
+            self._link.transport.close()
+        if self._process is not None:
+            await asyncio.to_thread(_end, self._process)
+
+    async def _open(self, model: LoadedModel) -> None:
+        options = {name: getattr(self.options, name) for name in ("engine", "device", "threads", "lanes")}
+        path = str(model.codec.bundle.path.resolve())
+        answer = await self._ask({"do": "load", "model": model.number, "path": path, "options": options})
+        model.device = answer.head["device"]
+        if answer.head["files"] != model.codec.bundle.manifest.files:
+            self._send({"do": "unload", "model": model.number})
+            raise InputError(f"{model.codec.bundle.path} was changed while it was loaded; load it again")
+
+    async def _ask(self, head: dict[str, Any], body: bytes = b"") -> Frame:
+        number = next(self._numbers)
+        answer: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
+        assert self._link is not None
+        self._link.waiting[number] = answer
+        self._send({**head, "id": number}, body)
+        frame = await answer
+        if error := frame.head.get("error"):
+            raise (InputError if error["kind"] == "invalid" else WorkFailedError)(error["message"])
+        return frame
+
+    def _send(self, head: dict[str, Any], body: bytes = b"") -> None:
+        if self._link is None or self._link.transport is None:
+            raise NotReadyError("the worker is being started anew; try again")
+        self._link.transport.write(to_bytes(head, body))
+
+    async def _spawn(self) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-P", "-m", "serve.model_worker", str(theirs.fileno()), str(self.options.lanes)]
+            # Found as this process found it, and nothing that happens to lie in the working directory.
+            paths = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parents[1]), *sys.path]))
+            self._process = subprocess.Popen(
+                command, env={**os.environ, "PYTHONPATH": paths}, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+            )
+        loop = asyncio.get_running_loop()
+        _, self._link = await loop.create_unix_connection(lambda: _Link(self._lost), sock=ours)
+
+    def _lost(self) -> None:
+        if self._stopping:
+            return
+        self._up.clear()
+        if self._revival is None or self._revival.done():
+            self._revival = asyncio.create_task(self._revive(), name="revival")
+
+    async def _revive(self) -> None:
+        pause = _FIRST_PAUSE
+        while True:
+            assert self._process is not None
+            code = await asyncio.to_thread(_end, self._process)
+            _LOG.error("the model process was lost (exit code %s); it is started anew", code)
+            self.restarts += 1
+            started = time.monotonic()
+            try:
+                await self._spawn()
+                for model in list(self._models.values()):
+                    await self._open(model)
+            except (UnderstudyError, OSError) as error:
+                self._failures += 1
+                _LOG.error("the model process could not be started anew: %s", error)
+                if self._link is not None and self._link.transport is not None:
+                    self._link.transport.abort()
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+                continue
+            self._failures = 0
+            _LOG.warning("the model process is back after %.1f s", time.monotonic() - started)
+            self._up.set()
+            return
+
+
+def _end(process: subprocess.Popen[bytes]) -> int:
+    try:
+        return process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()

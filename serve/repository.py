@@ -1,0 +1,189 @@
+"""The models that a server has, by name and version, and how one takes another's place while requests run."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from common.errors import InputError, NotFoundError
+from serve.codec import Codec, open_codec
+from serve.model_process import LoadedModel, ModelProcess
+
+_LOG = logging.getLogger("understudy.serve")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model comes from.
+
+    Attributes:
+        path: the bundle's directory; what lies there may change, and is read anew when the model is reloaded.
+        name: what callers call it; by default the manifest's own name.
+    """
+
+    path: Path
+    name: str | None = None
+
+    @classmethod
+    def parse(cls, value: str) -> ModelSource:
+        """`PATH` or `NAME=PATH`.
+
+        Raises:
+            InputError: a name that could not stand in a URL.
+        """
+        name, equals, path = value.partition("=")
+        if not equals or Path(value).exists():
+            return cls(Path(value))
+        if not name or not all(character.isalnum() or character in "-_." for character in name):
+            raise InputError(f"'{name}' is no name for a model: letters, digits, '-', '_' and '.' make one")
+        return cls(Path(path), name)
+
+
+@dataclass(eq=False)
+class ServedModel:
+    """A model that answers.
+
+    Attributes:
+        name: what callers call it.
+        source: where it came from.
+        loaded: what the model process has.
+        users: requests that work with it, so that it stays open until the last is answered.
+    """
+
+    name: str
+    source: ModelSource
+    loaded: LoadedModel
+    users: int = 0
+    retired: bool = False
+
+    @property
+    def codec(self) -> Codec:
+        return self.loaded.codec
+
+    @property
+    def version(self) -> str:
+        """The first digits of the model file's hash: two bundles share a version only if they share the model."""
+        return str(self.codec.bundle.manifest.files["model.onnx"]["sha256"])[:12]
+
+    def describe(self) -> dict[str, Any]:
+        """What `/v1/model` tells."""
+        bundle = self.codec.bundle
+        return {
+            "model": self.name,
+            "version": self.version,
+            "problem_type": bundle.task.problem_type,
+            "labels": list(bundle.task.labels),
+            "device": self.loaded.device,
+            "manifest": bundle.manifest,
+        }
+
+
+class Repository:
+    """Models by name; of several versions of one name the last is the one meant where none is named.
+
+    Args:
+        process: where the models are opened.
+        check: raises `InputError` for a model that may not take the place of another (or of none).
+    """
+
+    def __init__(self, process: ModelProcess, check: Callable[[ServedModel, ServedModel | None], None]):
+        self._process = process
+        self._check = check
+        self._models: dict[str, list[ServedModel]] = {}
+        # One bundle at a time, so that two reloads of a name do not cross.
+        self._changing = asyncio.Lock()
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        return (model for versions in self._models.values() for model in versions)
+
+    def find(self, name: str, version: str | None = None) -> ServedModel:
+        """
+        Raises:
+            NotFoundError: no such model, or it has no such version.
+        """
+        versions = self._models.get(name)
+        if not versions:
+            raise NotFoundError(f"no model '{name}'; there are: {', '.join(self._models)}")
+        if version is None:
+            return versions[-1]
+        for model in versions:
+            if model.version == version:
+                return model
+        held = ", ".join(model.version for model in versions)
+        raise NotFoundError(f"the model '{name}' has no version '{version}'; it has: {held}")
+
+    @contextlib.contextmanager
+    def in_use(self, model: ServedModel) -> Iterator[None]:
+        """Within, the model stays open, even when another takes its place."""
+        model.users += 1
+        try:
+            yield
+        finally:
+            model.users -= 1
+            self._close_if_unused(model)
+
+    async def add(self, source: ModelSource) -> ServedModel:
+        """Loads a bundle as one more version of its name.
+
+        Raises:
+            InputError: the bundle will not do, or that version is there.
+        """
+        async with self._changing:
+            model = await self._load(source, None)
+            versions = self._models.setdefault(model.name, [])
+            if any(other.version == model.version for other in versions):
+                self._process.unload(model.loaded)
+                raise InputError(f"{source.path}: version {model.version} of the model '{model.name}' is there twice")
+            versions.append(model)
+            return model
+
+    async def reload(self, model: ServedModel, path: Path | None = None) -> ServedModel:
+        """Loads a bundle in a model's place; until that has gone well, the old one serves.
+
+        Args:
+            path: of the new bundle; by default the old one's, whose contents may be new.
+
+        Returns:
+            What serves now: the same one if the bundle has not changed.
+
+        Raises:
+            InputError: the new bundle will not do.
+            NotFoundError: the model has been replaced meanwhile.
+        """
+        async with self._changing:
+            versions = self._models.get(model.name, [])
+            if model not in versions:
+                raise NotFoundError(f"the model '{model.name}' of version {model.version} is no longer there")
+            source = replace(model.source, path=path or model.source.path)
+            fresh = await self._load(source, model)
+            if fresh is model:
+                return model
+            if any(other.version == fresh.version for other in versions if other is not model):
+                self._process.unload(fresh.loaded)
+                raise InputError(f"{source.path}: version {fresh.version} of the model '{model.name}' is there already")
+            versions[versions.index(model)] = fresh
+            model.retired = True
+            self._close_if_unused(model)
+            return fresh
+
+    async def _load(self, source: ModelSource, old: ServedModel | None) -> ServedModel:
+        codec = await asyncio.to_thread(open_codec, source.path)
+        if old is not None and source == old.source and codec.bundle.manifest.files == old.codec.bundle.manifest.files:
+            return old
+        loaded = await self._process.load(codec)
+        model = ServedModel(old.name if old else source.name or codec.name, source, loaded)
+        try:
+            self._check(model, old)
+        except InputError:
+            self._process.unload(loaded)
+            raise
+        return model
+
+    def _close_if_unused(self, model: ServedModel) -> None:
+        if model.retired and model.users == 0:
+            self._process.unload(model.loaded)
