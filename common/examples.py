@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -75,15 +75,17 @@ BY_USUAL_NAMES = Columns()
 
 @dataclass(frozen=True)
 class Examples:
-    """Labelled texts.
+    """Texts, labelled or not.
 
     Attributes:
         source: the file's path, or `hub:NAME`.
         sha256: of the file, or of the rows where they come from a hub.
         texts: one text or one pair a row.
-        labels: the label column's values as strings; empty where the table has none and none is needed.
+        labels: the label column's values as strings; empty where the table has none and none is needed, and where they
+            were left unread.
         places: where each row stands, for error messages.
         label_order: the data set's own order of its labels, where it has one.
+        label_column: the column that has the labels; None where the table has none.
     """
 
     source: str
@@ -92,6 +94,7 @@ class Examples:
     labels: list[str]
     places: list[str]
     label_order: tuple[str, ...] = ()
+    label_column: str | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -103,38 +106,57 @@ class Examples:
         return {"name": name, "sha256": self.sha256, "rows": len(self), "pairs": pairs}
 
 
-def read_examples(source: str, columns: Columns, *, split: str = "train", need_label: bool = True) -> Examples:
+def read_examples(
+    source: str, columns: Columns, *, split: str = "train", need_label: bool = True, read_labels: bool = True
+) -> Examples:
     """Reads a whole table of texts and their labels.
+
+    A pair column that was found by its usual name, yet has no value in any row, is none: the texts are single ones.
 
     Args:
         source: a file, or `hub:NAME[/CONFIG]`.
         columns: which columns hold text, pair and label.
         split: which split of a hub data set; unused for files.
         need_label: whether a table without a label column is an error; else its `labels` come back empty.
+        read_labels: whether labels are read; else none is needed, and whatever a label column holds is left alone.
 
     Raises:
-        InputError: the table cannot be read, has no such columns or no rows, or a row is bad (with its line number).
+        InputError: the table cannot be read, has no such columns or no rows, mixes pairs with single texts, or a row is
+            bad (with its line number).
     """
     place, names, rows, orders = _rows(source, split)
-    columns = columns.found_in(names, source, need_label=need_label)
-    texts, labels, places = [], [], []
+    if not read_labels and columns.label not in names:
+        columns = replace(columns, label=None)
+    found = columns.found_in(names, source, need_label=need_label and read_labels)
+    # Not `found.pair`: the first row of JSON Lines, which names the columns, may lack a key that a later row has.
+    pair = dict(PAIR_NAMES).get(str(found.text)) if columns.text is None else None
+    texts: list[Text] = []
+    labels, places = [], []
     for number, row in rows:
         here = f"{source}, {place} {number}"
-        text = columns.text_of(row)
+        if pair is not None:
+            is_pair = row.get(pair) is not None
+            if not texts:
+                found = replace(found, pair=pair if is_pair else None)
+            elif is_pair != (found.pair is not None):
+                kinds = "a pair among single texts" if is_pair else f"a single text among pairs (no '{pair}')"
+                raise InputError(f"{here}: {kinds}: keep pairs and single texts in separate files")
+        text = found.text_of(row)
         try:
             check_text(text)
         except TextError as error:
             raise InputError(f"{here}: {error}") from None
         texts.append(text)
         places.append(here)
-        if columns.label is not None:
+        if found.label is not None and read_labels:
             try:
-                labels.append(as_label(row.get(columns.label)))
+                labels.append(as_label(row.get(found.label)))
             except InputError as error:
                 raise InputError(f"{here}: {error}") from None
     if not texts:
         raise InputError(f"{source} holds no rows")
-    return Examples(source, _digest(source, texts, labels), texts, labels, places, orders.get(str(columns.label), ()))
+    order = orders.get(str(found.label), ())
+    return Examples(source, _digest(source, texts, labels), texts, labels, places, order, found.label)
 
 
 def has_labels(source: str, columns: Columns, *, split: str = "validation") -> bool:

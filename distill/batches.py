@@ -23,7 +23,7 @@ class TokenizedSet:
 
     Attributes:
         encoded: one entry a row.
-        targets: `Task.targets` of its labels.
+        targets: `Task.targets` of its labels; rows behind the last target have none.
     """
 
     encoded: list[Encoded]

@@ -6,10 +6,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-from transformers import PreTrainedModel
-
 from common.errors import InputError
 from common.examples import BY_USUAL_NAMES, Columns, read_examples
 from common.files import check_output, staged_directory
@@ -19,21 +15,14 @@ from common.progress import say
 from common.tokenization import model_max_length
 from distill.batches import TokenizedSet
 from distill.layer_map import initial_layers, patience_layers
-from distill.losses import hard_loss, patience_loss, soft_loss
-from distill.models import (
-    head_position,
-    load_classifier,
-    load_config,
-    load_tokenizer,
-    make_encoder,
-    make_student,
-    save_model,
-)
+from distill.models import load_classifier, load_config, load_tokenizer, make_encoder, make_student, save_model
+from distill.objective import pkd_objective
 from distill.record import TrainingRecord, read_record
 from distill.settings import DistillationSettings
 from distill.sources import Source, find_model
-from distill.teacher import TeacherTargets, head_states, teacher_targets
-from distill.training import Objective, choose_device, fit, make_repeatable, predict, tokenize
+from distill.teacher import teacher_targets
+from distill.training import choose_device, fit, make_repeatable, predict, tokenize
+from distill.unlabelled import add_unlabelled, read_unlabelled
 
 
 def distill(
@@ -44,6 +33,7 @@ def distill(
     settings: DistillationSettings,
     columns: Columns = BY_USUAL_NAMES,
     *,
+    unlabelled: str | None = None,
     overwrite: bool = False,
 ) -> TrainingRecord:
     """Trains a student and writes it to `output` in the Hub's layout, with `distillation.json`.
@@ -51,10 +41,12 @@ def distill(
     Args:
         teacher: a fine-tuned classifier's directory, or a name on the Hub.
         train, dev: tables, or `hub:NAME[/CONFIG]`.
+        unlabelled: one more table, whose texts the teacher labels: for them the loss has the teacher's terms alone.
 
     Raises:
         InputError: a teacher, a table or a label that will not do; a student no shallower than its teacher; a base
-            model that cannot be found or is not the one the teacher came from.
+            model that cannot be found or is not the one the teacher came from; unlabelled texts for a method that does
+            not ask the teacher.
         WorkFailedError: the loss left the finite numbers.
     """
     started = time.monotonic()
@@ -66,24 +58,35 @@ def distill(
     task = Task.from_config(config.to_dict())
     depth = config.num_hidden_layers
     matched = patience_layers(settings.method, depth, settings.layers)
+    if unlabelled is not None and not settings.soft_weight and not (settings.patience_weight and matched):
+        raise InputError(
+            "--unlabelled needs a loss with the teacher's answers in it: choose --method kd, pkd-skip or pkd-last, and "
+            "an alpha or a beta above 0 (a student of one layer has no use for beta)"
+        )
     _say_without_patience(settings)
     record_of_teacher = read_record(source.path)
     start, base = _starting_point(settings, source, record_of_teacher)
     first = initial_layers(settings.init, load_config(start).num_hidden_layers, settings.layers)
     train_examples = read_examples(train, columns, split="train")
     dev_examples = read_examples(dev, columns, split="validation")
+    unlabelled_examples = None if unlabelled is None else read_unlabelled(unlabelled, columns)
     metric = choose_metric(task, settings.training.metric or (record_of_teacher or {}).get("metric"))
     tokenizer = load_tokenizer(source)
     _check_tokenizers(start, source, tokenizer)
     own_limit = model_max_length({"model_max_length": tokenizer.model_max_length}, config.to_dict())
     encoder = make_encoder(tokenizer, config, settings.training.max_length or own_limit)
     data = tokenize(train_examples, dev_examples, task, encoder, config.vocab_size)
+    tables = {"train": train_examples.describe(), "dev": dev_examples.describe()}
+    if unlabelled_examples is not None:
+        data, tables["unlabelled"] = add_unlabelled(data, unlabelled_examples, train_examples, config.vocab_size)
+    labelled = len(train_examples)
+    others = f", and {len(data.train) - labelled:,} without a label" if unlabelled_examples is not None else ""
 
     make_repeatable(settings.training.seed)
     teacher_model = load_classifier(source, config)
     say(
         f"Distilling {source.name} ({depth} layers) into {settings.layers} layers by {settings.method} "
-        f"on {len(train_examples):,} rows"
+        f"on {labelled:,} rows{others}"
     )
     student = make_student(config, start, first, settings.training.seed)
     device = choose_device()
@@ -101,43 +104,19 @@ def distill(
         problem_type=task.problem_type,
         labels=list(task.labels),
         metric=metric,
-        data={"train": train_examples.describe(), "dev": dev_examples.describe()},
+        data=tables,
         base_model=base,
         teacher={**source.describe(), "layers": depth, "dev": teacher_metrics},
         layers={"count": settings.layers, "started_as": {"model": start.name, "layers": first}, "matched": matched},
         device=device.type,
     )
-    objective = _objective(student, task, settings, answers)
+    objective = pkd_objective(student, task, settings, answers, labelled)
     fit(student, data, settings.training, record, objective, states=bool(matched))
     record.wall_time_s = round(time.monotonic() - started, 3)
     with staged_directory(output, overwrite=overwrite) as staging:
         save_model(student, tokenizer, staging, encoder.max_length)
         record.write(staging)
     return record
-
-
-def _objective(
-    student: PreTrainedModel, task: Task, settings: DistillationSettings, answers: TeacherTargets | None
-) -> Objective:
-    """L_PKD = (1-α)·L_CE + α·L_DS + β·L_PT (eq. 8); methods without a term leave it out."""
-    alpha, beta = settings.soft_weight, settings.patience_weight
-    position = head_position(student.config)
-
-    def objective(output: Any, rows: list[int], targets: Tensor) -> dict[str, Tensor]:
-        hard = hard_loss(output.logits, targets, task.problem_type)
-        terms, loss = {"hard": hard}, (1 - alpha) * hard
-        if answers is not None and alpha:
-            given = answers.logits[rows].to(targets.device)
-            terms["soft"] = soft_loss(output.logits, given, settings.temperature, task.problem_type)
-            loss = loss + alpha * terms["soft"]
-        if answers is not None and beta and answers.states.shape[1]:
-            # Layers 1..k-1: the embeddings' output stands before them and the last layer is left out.
-            own = [head_states(hidden, position) for hidden in output.hidden_states[1:-1]]
-            terms["patience"] = patience_loss(torch.stack(own, dim=1), answers.states[rows].to(targets.device))
-            loss = loss + beta * terms["patience"]
-        return {"loss": loss, **terms}
-
-    return objective
 
 
 def _starting_point(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -9,16 +11,22 @@ from torch.nn import functional
 from common.labels import MULTI_LABEL, REGRESSION
 
 
-def hard_loss(logits: Tensor, targets: Tensor, problem_type: str) -> Tensor:
+def hard_loss(logits: Tensor, targets: Tensor, problem_type: str, labelled: Sequence[int] | None = None) -> Tensor:
     """L_CE: the loss with the labels themselves.
 
     Args:
         logits: `[batch, labels]`.
-        targets: int64 `[batch]`, float `[batch, labels]` for several labels, float `[batch]` for a number.
+        targets: int64 `[rows]`, float `[rows, labels]` for several labels, float `[rows]` for a number.
+        labelled: places in the batch of the rows that have these targets; None for all.
 
     Returns:
-        Cross-entropy for one label, per-label sigmoid cross-entropy for several, squared error for a number; the mean.
+        Cross-entropy for one label, per-label sigmoid cross-entropy for several, squared error for a number; the mean
+        over the batch, to which a row without a label adds 0: a label weighs the same whatever the batch it falls into.
     """
+    if labelled is not None and len(labelled) < len(logits):
+        if not labelled:
+            return logits.new_zeros((), dtype=torch.float32)
+        return hard_loss(logits[labelled], targets, problem_type) * (len(labelled) / len(logits))
     logits = logits.float()
     if problem_type == REGRESSION:
         return functional.mse_loss(logits[:, 0], targets)

@@ -24,14 +24,15 @@ class TrainingRecord:
         settings: every setting of the run.
         problem_type, labels: the task.
         metric: which dev metric picked the epoch.
-        data: name, hash and rows of `train` and `dev`.
+        data: name, hash and rows of `train` and `dev`, and of the texts without a label, `unlabelled`, where some were
+            given: of these also how many are `repeated` or `in_dev`, and were left out.
         base_model: name and weight hash of the pre-trained model behind it all; None where unknown.
         teacher: name, weight hash, layers and dev metrics; None for a fine-tuned model without one.
         layers: the model's own depth, and for a student what it started as and which teacher layers it matched.
         steps: loss, its terms and the learning rate, one entry a step.
         epochs: dev metrics, one entry an epoch.
         best_epoch: the one whose weights were kept, from 1.
-        truncated: rows of `train` and `dev` that lost tokens at the length limit.
+        truncated: rows of `train` (and `unlabelled`) and of `dev` that lost tokens at the length limit.
         wall_time_s: seconds.
     """
 

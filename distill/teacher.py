@@ -19,7 +19,7 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class TeacherTargets:
-    """The teacher's answers, one entry a training row.
+    """The teacher's answers, one entry a training row, labelled or not.
 
     Attributes:
         logits: float32 `[rows, labels]`.

@@ -19,7 +19,7 @@ from common.examples import Examples
 from common.labels import Task, activate
 from common.metrics import LOWER_IS_BETTER, evaluate
 from common.progress import progress, say
-from common.tokenization import TextEncoder
+from common.tokenization import Encoded, TextEncoder
 from distill.batches import TokenizedSet, model_inputs, shuffled_batches, sorted_batches
 from distill.models import input_names
 from distill.record import TrainingRecord
@@ -27,13 +27,13 @@ from distill.settings import TrainingSettings
 
 _EVALUATION_BATCH = 64
 
-# Loss terms of a step, by name, from the model's output, the rows of the batch and their targets.
+# Loss terms of a step, by name, from the model's output, the rows of the batch and the targets of those that have one.
 Objective = Callable[[Any, list[int], Tensor], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Both tables, tokenized."""
+    """Both tables, tokenized; unlabelled texts, where there are some, stand behind the labelled rows of `train`."""
 
     train: TokenizedSet
     dev: TokenizedSet
@@ -53,20 +53,30 @@ def tokenize(train: Examples, dev: Examples, task: Task, encoder: TextEncoder, v
         InputError: the tables mix single texts and pairs, a dev label is none of the task's (with its line), or the
             tokenizer knows more tokens than the model.
     """
-    if isinstance(train.texts[0], tuple) != isinstance(dev.texts[0], tuple):
-        raise InputError(f"{train.source} and {dev.source}: one has pairs of texts, the other single texts")
-    data = TrainingData(
-        TokenizedSet(encoder.encode(train.texts), task.targets(train.labels, train.places)),
-        TokenizedSet(encoder.encode(dev.texts), task.targets(dev.labels, dev.places)),
+    encoded, dev_encoded = (encode(table, train, encoder, vocabulary) for table in (train, dev))
+    return TrainingData(
+        TokenizedSet(encoded, task.targets(train.labels, train.places)),
+        TokenizedSet(dev_encoded, task.targets(dev.labels, dev.places)),
         encoder,
         task,
     )
-    highest = max(max(text.ids) for text in (*data.train.encoded, *data.dev.encoded))
+
+
+def encode(table: Examples, train: Examples, encoder: TextEncoder, vocabulary: int) -> list[Encoded]:
+    """The token ids of a table that is used with `train`.
+
+    Raises:
+        InputError: one has pairs and the other single texts, or the tokenizer knows more tokens than the model.
+    """
+    if isinstance(train.texts[0], tuple) != isinstance(table.texts[0], tuple):
+        raise InputError(f"{train.source} and {table.source}: one has pairs of texts, the other single texts")
+    encoded = encoder.encode(table.texts)
+    highest = max(max(text.ids) for text in encoded)
     if highest >= vocabulary:
         raise InputError(
             f"the tokenizer gives the token {highest}, the model has {vocabulary} of them: they do not fit"
         )
-    return data
+    return encoded
 
 
 def fit(
@@ -111,7 +121,8 @@ def fit(
                 # fp16's range would need loss scaling; bf16 has float32's.
                 with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                     output = model(**batch, output_hidden_states=states)
-                terms = objective(output, rows, targets[rows].to(device))
+                labelled = [row for row in rows if row < len(targets)]
+                terms = objective(output, rows, targets[labelled].to(device))
                 values = {name: float(value.detach()) for name, value in terms.items()}
                 _check_finite("loss", values["loss"], step, epoch)
                 optimizer.zero_grad(set_to_none=True)

@@ -87,6 +87,10 @@ def distill(
     train: Train,
     dev: Dev,
     output: Output,
+    unlabelled: Annotated[
+        str | None,
+        typer.Option(help="One more table, of texts that the teacher labels, such as those that a server has seen."),
+    ] = None,
     method: Annotated[str, typer.Option(help="finetune, kd, pkd-skip or pkd-last.")] = "pkd-skip",
     init: Annotated[
         str,
@@ -130,6 +134,7 @@ def distill(
         output,
         settings,
         columns(text_column, pair_column, label_column),
+        unlabelled=unlabelled,
         overwrite=overwrite,
     )
     _say_result(record, output)

@@ -180,6 +180,55 @@ def test_a_listed_label_with_the_separator_in_it_is_refused(tmp_path: Path) -> N
     assert "line 1" in refusal(source)
 
 
+# Pairs and single texts in one kind of file
+
+
+def lines(*rows: dict[str, Any]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.mark.parametrize("first", [{"text": "a", "text_pair": None}, {"text": "a"}])
+def test_a_pair_column_without_a_value_is_none(tmp_path: Path, first: dict[str, Any]) -> None:
+    rows = [first, {"text": "b", "text_pair": None}, {"text": "c"}]
+    table = read_examples(put(tmp_path, "t.jsonl", lines(*rows)), BY_USUAL_NAMES, need_label=False)
+    assert table.texts == ["a", "b", "c"]
+    assert not table.describe()["pairs"]
+
+
+def test_a_pair_column_without_a_value_is_none_in_parquet(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    empty = pa.array([None, None], pa.string())
+    pq.write_table(pa.table({"premise": ["a", "b"], "hypothesis": empty, "label": ["x", "y"]}), path)
+    assert read_examples(str(path), BY_USUAL_NAMES).texts == ["a", "b"]
+
+
+def test_a_pair_column_with_values_makes_pairs(tmp_path: Path) -> None:
+    source = put(tmp_path, "t.jsonl", lines({"text": "a", "text_pair": "b"}, {"text_pair": "d", "text": "c"}))
+    assert read_examples(source, BY_USUAL_NAMES, need_label=False).texts == [("a", "b"), ("c", "d")]
+
+
+@pytest.mark.parametrize("single", [{"text": "a", "text_pair": None}, {"text": "a"}])
+def test_pairs_mixed_with_single_texts_are_refused_with_the_row(tmp_path: Path, single: dict[str, Any]) -> None:
+    pair = {"text": "b", "text_pair": "c"}
+    message = refusal(put(tmp_path, "t.jsonl", lines(single, single, pair)), need_label=False)
+    assert "t.jsonl, line 3: a pair among single texts: keep" in message
+    message = refusal(put(tmp_path, "u.jsonl", lines(pair, single)), need_label=False)
+    assert "u.jsonl, line 2: a single text among pairs (no 'text_pair'): keep" in message
+
+
+def test_columns_that_were_named_are_read_as_named(tmp_path: Path) -> None:
+    source = put(tmp_path, "t.jsonl", lines({"text": "a", "text_pair": None}, {"text": "b", "text_pair": "c"}))
+    assert read_examples(source, Columns(text="text"), need_label=False).texts == ["a", "b"]
+    assert "line 1: no text" in refusal(source, Columns("text", "text_pair"), need_label=False)
+
+
+@pytest.mark.parametrize("columns", [BY_USUAL_NAMES, Columns(label="label"), Columns(label="absent")])
+def test_labels_left_unread_may_be_anything(tmp_path: Path, columns: Columns) -> None:
+    source = put(tmp_path, "t.jsonl", lines({"text": "a", "label": {"name": "x"}}, {"text": "b", "label": None}))
+    table = read_examples(source, columns, read_labels=False)
+    assert (table.texts, table.labels, table.label_column) == (["a", "b"], [], "label")
+
+
 # Hub tables
 
 

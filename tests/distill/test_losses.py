@@ -84,7 +84,8 @@ def test_soft_loss_agrees_with_float64(batch: int, labels: int, temperature: flo
         target, given_ = (1 / (1 + np.exp(-values / temperature)) for values in (teacher, student))
         expected = -(target * np.log(given_) + (1 - target) * np.log1p(-given_)).mean()
     loss = soft_loss(torch.tensor(student), torch.tensor(teacher), temperature, kind)
-    assert loss.item() == pytest.approx(expected * temperature**2, rel=1e-4)
+    # A loss near 0 is known no better than float32 knows the logarithm of a number near 1.
+    assert loss.item() / temperature**2 == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
 @settings(deadline=None, max_examples=30)

@@ -1,0 +1,59 @@
+"""Texts without a label, which the teacher labels: read, and put behind the labelled rows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from common.errors import InputError
+from common.examples import Columns, Examples, read_examples
+from common.progress import say
+from common.tokenization import Encoded
+from distill.batches import TokenizedSet
+from distill.training import TrainingData, encode
+
+
+def read_unlabelled(source: str, columns: Columns) -> Examples:
+    """A table's texts alone; says so where it has a label column.
+
+    Raises:
+        InputError: the table cannot be read, has no text column or no rows, or a row is bad (with its line number).
+    """
+    table = read_examples(source, columns, read_labels=False)
+    if table.label_column is not None:
+        say(f"{source}: the column '{table.label_column}' is ignored, since the teacher labels these texts")
+    return table
+
+
+def add_unlabelled(
+    data: TrainingData, table: Examples, train: Examples, vocabulary: int
+) -> tuple[TrainingData, dict[str, Any]]:
+    """The training data with the table's texts behind the labelled rows, and what the record keeps of the table.
+
+    A text is taken once, and not at all where dev has it: it would flatter the dev metric, even without its label. Two
+    texts are the same where the model reads the same tokens, so case and spaces that it does not see do not count.
+
+    Args:
+        data: `train` and dev, tokenized.
+
+    Raises:
+        InputError: the texts do not go with `train` or with the model, or dev has all of them.
+    """
+    in_dev = {_tokens(text) for text in data.dev.encoded}
+    encoded = encode(table, train, data.encoder, vocabulary)
+    others = [text for text in encoded if _tokens(text) not in in_dev]
+    kept = list({_tokens(text): text for text in others}.values())
+    if not kept:
+        raise InputError(f"{table.source}: every text is in the dev table, which is not learned from")
+    left_out = {"repeated": len(others) - len(kept), "in_dev": len(encoded) - len(others)}
+    if any(left_out.values()):
+        say(
+            f"{table.source}: of {len(table):,} texts {left_out['repeated']:,} that are repeated and "
+            f"{left_out['in_dev']:,} that are in the dev table are left out"
+        )
+    joined = TokenizedSet(data.train.encoded + kept, data.train.targets)
+    return replace(data, train=joined), {**table.describe(), **left_out}
+
+
+def _tokens(text: Encoded) -> tuple[int, ...]:
+    return (*text.ids, *text.type_ids)
