@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.errors import WorkFailedError
+from common.errors import InputError, WorkFailedError
+from common.examples import BY_USUAL_NAMES, read_examples
 
 _SCRIPT = Path(__file__).with_name("post.lua")
 _MARK = "result "
@@ -56,6 +57,19 @@ def find_wrk() -> str:
     if found is None:
         raise WorkFailedError("wrk is not installed; it is the load generator (on Debian: apt-get install wrk)")
     return found
+
+
+def read_texts(table: str) -> list[str]:
+    """The texts of a table.
+
+    Raises:
+        InputError: it cannot be read, or has pairs of texts.
+    """
+    texts = read_examples(table, BY_USUAL_NAMES).texts
+    single = [text for text in texts if isinstance(text, str)]
+    if len(single) < len(texts):
+        raise InputError(f"{table} has pairs of texts; the servers are asked for one text a request")
+    return single
 
 
 def write_bodies(bodies: Sequence[object], path: Path) -> Path:

@@ -11,7 +11,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -97,18 +97,29 @@ class ServerProcess:
 
         Unlike throughput, it hardly depends on what else the machine does.
         """
-        ticks = 0
-        for entry in Path("/proc").glob("[0-9]*/stat"):
-            with contextlib.suppress(OSError):  # it ended meanwhile
-                # Behind the name, which may hold anything: state, parent, group, session, …, user and system time.
-                fields = entry.read_text().rpartition(")")[2].split()
-                if int(fields[3]) == self._process.pid:
-                    ticks += int(fields[11]) + int(fields[12])
+        # User and system time, of each process.
+        ticks = sum(int(fields[11]) + int(fields[12]) for fields in self._states())
         return ticks / os.sysconf("SC_CLK_TCK") if ticks else None
+
+    def memory_bytes(self) -> int | None:
+        """Physical memory that it and the processes that it started hold; None where the system has no /proc.
+
+        What several of them share counts for each.
+        """
+        pages = sum(int(fields[21]) for fields in self._states())
+        return pages * os.sysconf("SC_PAGE_SIZE") if pages else None
 
     def last_lines(self) -> str:
         """The end of what it printed."""
         return " | ".join(self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-8:])[-1000:]
+
+    def _states(self) -> Iterator[list[str]]:
+        """Of each process of its session what the system tells: state, parent, group, session and so on."""
+        for entry in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):  # it ended meanwhile
+                fields = entry.read_text().rpartition(")")[2].split()  # before that the name, which may hold anything
+                if int(fields[3]) == self._process.pid:
+                    yield fields
 
     def _ready(self) -> bool:
         try:

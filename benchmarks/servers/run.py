@@ -23,11 +23,10 @@ from benchmarks.exported_graph import export_plain
 from benchmarks.machine import describe_machine
 from benchmarks.servers.ceiling import Ceiling
 from benchmarks.servers.contestants import NAMES, Contestant, make_contestants
-from benchmarks.servers.load import find_wrk, run_wrk, write_bodies
+from benchmarks.servers.load import find_wrk, read_texts, run_wrk, write_bodies
 from benchmarks.servers.processes import ServerProcess, free_ports
 from benchmarks.servers.report import Record, Round, summarize, table
-from common.errors import InputError, UnderstudyError, WorkFailedError
-from common.examples import BY_USUAL_NAMES, read_examples
+from common.errors import UnderstudyError, WorkFailedError
 from common.files import write_json
 from common.progress import say
 from distill.models import input_names, load_classifier, load_config
@@ -172,14 +171,6 @@ def _names(value: str) -> list[str]:
     return names
 
 
-def _read_texts(table_path: str) -> list[str]:
-    texts = read_examples(table_path, BY_USUAL_NAMES).texts
-    single = [text for text in texts if isinstance(text, str)]
-    if len(single) < len(texts):
-        raise InputError(f"{table_path} has pairs of texts; the servers are asked for one text a request")
-    return single
-
-
 def main() -> None:
     """Parses the arguments, measures, prints the table and writes the JSON."""
     parser = argparse.ArgumentParser(description="HTTP servers of one student, side by side")
@@ -201,7 +192,7 @@ def main() -> None:
         result = compare(
             given.model,
             {"fp32": given.bundle, "int8": given.int8},
-            _read_texts(given.data),
+            read_texts(given.data),
             names=given.only,
             rounds=given.rounds,
             seconds=given.seconds,

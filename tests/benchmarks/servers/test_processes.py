@@ -40,6 +40,8 @@ def test_a_server_is_waited_for_asked_and_stopped(tmp_path: Path) -> None:
             server.post("/x", None)
         cpu = server.cpu_seconds()
         assert cpu is None or cpu > 0
+        memory = server.memory_bytes()
+        assert memory is None or 1e6 < memory < 1e9  # an interpreter's
     assert server.exit_code == 0
     with pytest.raises(WorkFailedError, match="it did not answer"):
         server.post("/x", {})
