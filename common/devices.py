@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ from common.errors import InputError, WorkFailedError, first_line
 from common.machine import usable_cores
 
 _LOG = logging.getLogger("understudy.devices")
+
+# Read when ONNX Runtime is loaded: its wheels report use to their maker unless told otherwise.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 DEVICES = ("auto", "cpu", "cuda")
 CUDA_PROVIDER = "CUDAExecutionProvider"

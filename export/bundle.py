@@ -5,6 +5,8 @@ Needs neither torch nor onnx: the server reads bundles through this file.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -68,6 +70,14 @@ class Manifest:
         """
         if not isinstance(self.contents, dict) or not isinstance(self.not_run, list):
             raise TypeError("contents must be an object and not_run a list")
+
+    @property
+    def version(self) -> str:
+        """Twelve digits that two bundles share only if they give the same answers: of the hashes of all files but the
+        model card, and of the calibration."""
+        files = {name: entry["sha256"] for name, entry in sorted(self.files.items()) if name != "README.md"}
+        told = json.dumps([files, self.temperature, self.thresholds])
+        return hashlib.sha256(told.encode()).hexdigest()[:12]
 
     @property
     def temperature(self) -> float:

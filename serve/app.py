@@ -75,7 +75,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type"],
         )
-    app.add_middleware(RequestLog, metrics=service.metrics, log=log)
+    app.add_middleware(RequestLog, metrics=service.metrics, draining=lambda: service.draining, log=log)
     return app
 
 

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -31,6 +31,9 @@ _HOPELESS = 5
 _STOP_SECONDS = 5
 # A batch that takes longer will not end: the largest one takes a large model on a slow core half a minute.
 _STALLED_SECONDS = 180
+
+
+_ERRORS = {"invalid": InputError, "failed": WorkFailedError, "gone": NotReadyError}
 
 
 @dataclass(frozen=True)
@@ -98,10 +101,13 @@ class ModelProcess:
 
     Attributes:
         restarts: how many times it was lost and started anew.
+        on_changed: told of a model whose bundle was changed since, when it is to be opened anew; puts another in its
+            place or raises.
     """
 
     def __init__(self, options: EngineOptions):
         self.options = options
+        self.on_changed: Callable[[LoadedModel], Awaitable[None]] | None = None
         self.restarts = 0
         self._models: dict[int, LoadedModel] = {}
         self._numbers = iter(range(1, sys.maxsize))
@@ -197,6 +203,14 @@ class ModelProcess:
             self._send({"do": "unload", "model": model.number})
             raise InputError(f"{model.codec.bundle.path} was changed while it was loaded; load it again")
 
+    async def _open_anew(self, model: LoadedModel) -> None:
+        try:
+            await self._open(model)
+        except InputError:
+            if self.on_changed is None:
+                raise
+            await self.on_changed(model)
+
     async def _ask(self, head: dict[str, Any], body: bytes = b"") -> Frame:
         number = next(self._numbers)
         answer: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
@@ -205,7 +219,7 @@ class ModelProcess:
         self._send({**head, "id": number}, body)
         frame = await answer
         if error := frame.head.get("error"):
-            raise (InputError if error["kind"] == "invalid" else WorkFailedError)(error["message"])
+            raise _ERRORS[error["kind"]](error["message"])
         return frame
 
     def _send(self, head: dict[str, Any], body: bytes = b"") -> None:
@@ -243,7 +257,7 @@ class ModelProcess:
             try:
                 await self._spawn()
                 for model in list(self._models.values()):
-                    await self._open(model)
+                    await self._open_anew(model)
             except (UnderstudyError, OSError) as error:
                 self._failures += 1
                 _LOG.error("the model process could not be started anew: %s", error)

@@ -72,8 +72,13 @@ class ModelWorker:
     def _run(self, frame: Frame) -> None:
         head = frame.head
         started = time.perf_counter()
+        engine = self._engines.get(head["model"])
+        if engine is None:
+            gone = {"kind": "gone", "message": "the model has been replaced; try again"}
+            self._send({"id": head["id"], "error": gone})
+            return
         try:
-            logits, errors = self._logits(self._engines[head["model"]], unpack_texts(head["lengths"], frame.body))
+            logits, errors = self._logits(engine, unpack_texts(head["lengths"], frame.body))
         except Exception:  # none is foreseen, and whoever waits must be told
             _LOG.exception("a batch failed")
             self._send({"id": head["id"], "error": {"kind": "failed", "message": "the model failed"}})

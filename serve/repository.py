@@ -67,8 +67,8 @@ class ServedModel:
 
     @property
     def version(self) -> str:
-        """The first digits of the model file's hash: two bundles share a version only if they share the model."""
-        return str(self.codec.bundle.manifest.files["model.onnx"]["sha256"])[:12]
+        """As `Manifest.version`."""
+        return self.codec.bundle.manifest.version
 
     def describe(self) -> dict[str, Any]:
         """What `/v1/model` tells."""
@@ -173,7 +173,7 @@ class Repository:
 
     async def _load(self, source: ModelSource, old: ServedModel | None) -> ServedModel:
         codec = await asyncio.to_thread(open_codec, source.path)
-        if old is not None and source == old.source and codec.bundle.manifest.files == old.codec.bundle.manifest.files:
+        if old is not None and source == old.source and codec.bundle.manifest == old.codec.bundle.manifest:
             return old
         loaded = await self._process.load(codec)
         model = ServedModel(old.name if old else source.name or codec.name, source, loaded)

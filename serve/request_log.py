@@ -8,6 +8,7 @@ import itertools
 import secrets
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from io import TextIOWrapper
 from pathlib import Path
@@ -30,12 +31,14 @@ class RequestLog:
     A request keeps the id that it came with, if that is a plain word, so that one id leads through several services.
 
     Args:
+        draining: whether the server is about to end, which callers who keep their connection are then told.
         log: gets a line of JSON for each request, without a word of its texts; None for none.
     """
 
-    def __init__(self, app: ASGIApp, metrics: ServerMetrics, log: TextIO | None = None):
+    def __init__(self, app: ASGIApp, metrics: ServerMetrics, draining: Callable[[], bool], log: TextIO | None = None):
         self._app = app
         self._metrics = metrics
+        self._draining = draining
         self._log = log
         # A number behind a random word is as unique as a random word and costs next to nothing.
         self._prefix = secrets.token_hex(6)
@@ -54,6 +57,8 @@ class RequestLog:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], (b"x-request-id", identifier)]
+                if self._draining():
+                    message["headers"].append((b"connection", b"close"))
             else:
                 sent += len(message.get("body", b""))
             await send(message)

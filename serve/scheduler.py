@@ -38,6 +38,8 @@ Outcome = Prediction | UnderstudyError
 # The measured rate is the best of late: it falls by this much a batch unless a batch reaches it. Small batches, which
 # are what there is when little waits, say nothing of how fast a long queue is worked off.
 _RATE_DECAY = 0.99
+# Tokens of a batch from which on it tells the rate: a lone short text takes nearly as long as a dozen.
+_RATE_TOKENS = 128
 # Texts of a batch that nobody waits for, so that whoever comes meanwhile waits little.
 _BACKGROUND_ITEMS = 8
 
@@ -277,8 +279,9 @@ class Scheduler:
             seconds=seconds,
             waited=started - min(job.arrived for job in batch),
         )
-        took = max(time.monotonic() - started, 1e-6)
-        self._rate = max(self._rate * _RATE_DECAY, self._settings.lanes * report.tokens / took)
+        if report.tokens >= _RATE_TOKENS:
+            took = max(time.monotonic() - started, 1e-6)
+            self._rate = max(self._rate * _RATE_DECAY, self._settings.lanes * report.tokens / took)
         try:
             self._on_batch(report)
         except Exception:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import os
 import resource
 import signal
 import socket
 import time
 from collections.abc import Iterator
+from typing import Any
 
 # Each of these would start as many threads as there are cores, beside the model's own.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -25,10 +27,14 @@ from serve.http_protocol import PatientHttpProtocol
 from serve.service import Service
 from serve.settings import ServiceSettings
 
+_LOG = logging.getLogger("understudy.serve")
+
 # Below the 30 seconds after which common supervisors kill.
 GRACE_SECONDS = 25
 # Longer than common load balancers keep a connection, so that it is never they who find it closed.
 KEEP_ALIVE_SECONDS = 75
+# Connections, before those that are open already have their turn.
+_ACCEPTED_AT_ONCE = 64
 
 
 def run_server(settings: ServiceSettings, *, host: str, port: int, drain: float = 0.0) -> None:
@@ -82,6 +88,46 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._service = service
         self._drain = drain
+        self._accepting: set[asyncio.Task[Any]] = set()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listens. Accepts every connection that waits, where uvloop takes one in each turn of the loop: under load,
+        when a turn is long, new callers would wait seconds for a refusal that takes microseconds."""
+        await super().startup(sockets=[])
+        for listener in sockets or []:
+            listener.setblocking(False)
+            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for listener in sockets or []:
+            asyncio.get_running_loop().remove_reader(listener)
+        await super().shutdown(sockets)
+
+    def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(_ACCEPTED_AT_ONCE):
+            try:
+                connection, _address = listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionError):
+                return
+            except OSError as error:
+                # Too many open files, as a rule: it would be told anew in each turn of the loop.
+                _LOG.error("a connection cannot be accepted: %s", error.strerror)
+                loop.remove_reader(listener)
+                loop.call_later(1.0, self._listen_again, listener)
+                return
+            connection.setblocking(False)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            task = loop.create_task(loop.connect_accepted_socket(self._protocol, connection))
+            self._accepting.add(task)
+            task.add_done_callback(self._accepting.discard)
+
+    def _listen_again(self, listener: socket.socket) -> None:
+        if not self.should_exit and listener.fileno() >= 0:
+            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+
+    def _protocol(self) -> PatientHttpProtocol:
+        return PatientHttpProtocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

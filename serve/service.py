@@ -18,7 +18,7 @@ from common.tokenization import Encoded
 from serve.cascade import check_pair, confidence
 from serve.codec import Prediction
 from serve.metrics import ServerMetrics
-from serve.model_process import ModelProcess
+from serve.model_process import LoadedModel, ModelProcess
 from serve.repository import ModelSource, Repository, ServedModel
 from serve.requests import unless_gone
 from serve.scheduler import BatchReport, Scheduler
@@ -60,6 +60,7 @@ class Service:
         self.limits = settings.limits
         self.metrics = ServerMetrics()
         self.process = ModelProcess(settings.engine)
+        self.process.on_changed = self._replace_changed
         self.repository = Repository(self.process, self._check_place)
         self.scheduler = Scheduler(
             self.process,
@@ -72,6 +73,7 @@ class Service:
         self.draining = False
         self._default: ServedModel | None = None
         self._names: dict[int, str] = {}
+        self._refused: dict[str, str] = {}
         self._watch: asyncio.Task[None] | None = None
         self.metrics.watch("queue_items", "Texts waiting", lambda: self.scheduler.waiting_items)
         self.metrics.watch(
@@ -176,8 +178,12 @@ class Service:
             fresh = self._named(await self.repository.reload(model, path))
         except UnderstudyError as error:
             self.metrics.reloaded("refused")
-            _LOG.error("%s was not reloaded and goes on as it was: %s", model.name, error)
+            # Said once: whoever watches a directory tries again and again.
+            if self._refused.get(model.name) != str(error):
+                _LOG.error("%s was not reloaded and goes on as it was: %s", model.name, error)
+            self._refused[model.name] = str(error)
             raise
+        self._refused.pop(model.name, None)
         if fresh is model:
             _LOG.warning("%s is unchanged and goes on as it was", model.name)
             return model
@@ -196,7 +202,9 @@ class Service:
             InputError, NotFoundError: as `Repository.reload`.
         """
         if path is not None and not any(model.name == name for model in self.repository):
-            return self._named(await self.repository.add(ModelSource(path, name)))
+            model = self._named(await self.repository.add(ModelSource(path, name)))
+            self.metrics.reloaded("loaded")
+            return model
         return await self.reload(self.repository.find(name), path)
 
     async def reload_all(self) -> None:
@@ -246,6 +254,12 @@ class Service:
                 self.metrics.texts(model.name, "failed")
         request.scope["texts"] = {"model": model.name, "texts": len(outcomes), "truncated": truncated}
 
+    async def _replace_changed(self, loaded: LoadedModel) -> None:
+        """The model process is started anew, and the bundle that it had is no longer there: what is there serves."""
+        for model in list(self.repository):
+            if model.loaded is loaded:
+                await self.reload(model)
+
     def _count(self, report: BatchReport) -> None:
         self.metrics.batch(report, self._names.get(report.model.number, "unknown"))
 
@@ -271,9 +285,10 @@ class Service:
                 stamp = _stamp(path)
                 if stamp is None or stamp == seen.get(path):
                     continue
-                seen[path] = stamp
+                # What fails is tried again: a copy may be half done, or the model process just being started anew.
                 with contextlib.suppress(UnderstudyError):
                     await self.reload(model)
+                    seen[path] = stamp
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

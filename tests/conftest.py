@@ -154,13 +154,14 @@ def make_model(
     *,
     pretrained: bool = False,
     scale: float = 4.0,
+    seed: int = 7,
 ) -> Path:
     """Writes a random model in the Hub's layout: a classifier, or with `pretrained` its encoder alone.
 
     `scale` widens the head's weights, so that a random model's answers differ from text to text.
     """
     tokenizer = make_tokenizer(family)
-    torch.manual_seed(7)
+    torch.manual_seed(seed)
     head = (
         {}
         if pretrained
@@ -236,14 +237,36 @@ def weights_bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
     return export_bundle(directory, request.param, INTENTS, "single_label_classification", with_weights=True)
 
 
+@pytest.fixture(scope="session")
+def student_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of a random BERT that gives each label to some of the shipped messages."""
+    directory = tmp_path_factory.mktemp("bundles")
+    return export_bundle(directory, "bert", INTENTS, "single_label_classification", layers=4, scale=20, seed=1)
+
+
+@pytest.fixture(scope="session")
+def teacher_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `student_bundle`, with weights of its own and the labels in another order."""
+    directory = tmp_path_factory.mktemp("bundles")
+    return export_bundle(directory, "bert", INTENTS[::-1], "single_label_classification", layers=4, scale=20, seed=2)
+
+
 def export_bundle(
-    directory: Path, family: str, labels: Sequence[str], problem_type: str, *, with_weights: bool = False
+    directory: Path,
+    family: str,
+    labels: Sequence[str],
+    problem_type: str,
+    *,
+    layers: int = 2,
+    scale: float = 4.0,
+    seed: int = 7,
+    with_weights: bool = False,
 ) -> Path:
     """Exports a random model; the model itself stays beside the bundle as `model`."""
     from export.exporting import export
     from export.settings import ExportSettings
 
-    model = make_model(directory / "model", family, 2, labels, problem_type)
+    model = make_model(directory / "model", family, layers, labels, problem_type, scale=scale, seed=seed)
     settings = ExportSettings(with_weights=with_weights)
     export(model, directory / "bundle", checked_on=str(DEV), settings=settings)
     return directory / "bundle"

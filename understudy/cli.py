@@ -15,6 +15,9 @@ from typing import NoReturn
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
+# Read when ONNX Runtime is loaded: its wheels report use to their maker unless told otherwise.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 import typer
 
 from common.errors import UnderstudyError

@@ -410,9 +410,12 @@ def test_a_wait_that_is_too_long_is_refused_and_says_how_long() -> None:
     async def go() -> None:
         scheduler = _scheduler(Slow(), limits=BatchLimits(items=1), max_wait=0.5)
         scheduler.start()
-        await _submit(scheduler, [_text(1, 10)])  # at most 1,000 tokens a second
-        assert scheduler.wait == 0
-        first = asyncio.create_task(_submit(scheduler, [_text(2, 10)] * 300))
+        waits = asyncio.create_task(_submit(scheduler, [_text(1, 10)]))  # too few to tell a rate
+        await asyncio.sleep(0)
+        assert (scheduler.admitted_tokens, scheduler.wait) == (10, 0)
+        await waits
+        await _submit(scheduler, [_text(1, 200)])  # at most 20,000 tokens a second
+        first = asyncio.create_task(_submit(scheduler, [_text(2, 200)] * 300))
         await asyncio.sleep(0)
         assert scheduler.wait >= 3
         with pytest.raises(OverloadedError) as refused:

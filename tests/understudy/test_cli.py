@@ -232,7 +232,7 @@ def test_every_error_has_its_code_status_and_exit_code() -> None:
         return [kind, *(below for child in kind.__subclasses__() for below in tree(child))]
 
     kinds = tree(UnderstudyError)
-    assert {kind.status for kind in kinds} == {400, 404, 413, 422, 429, 499, 500, 503, 504}
+    assert {kind.status for kind in kinds} == {400, 401, 403, 404, 413, 422, 429, 499, 500, 503, 504}
     assert {kind.exit_code for kind in kinds} == {1, 2}
     codes = {kind.code: kind.status for kind in kinds}
     assert codes["overloaded"] == 429

@@ -1,0 +1,233 @@
+"""Bundles that take another's place: by the admin's call, by SIGHUP, by what lies in the directory; never in part."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+
+from common.errors import InputError
+from demo.messages import DEV
+from export.bundle import Bundle
+from serve.access import AccessSettings
+from serve.cascade import CascadeSettings
+from serve.engine import Engine, Prediction
+from serve.repository import ModelSource
+from serve.shadow import ShadowSettings
+from tests.conftest import messages
+from tests.serve_app import app_of
+from tests.serve_process import ServerProcess, wait_until
+
+TEXTS = [row["text"] for row in messages(DEV)[:12]]
+ADMIN = "key-of-the-admin-0001"
+HEADERS = {"Authorization": f"Bearer {ADMIN}"}
+
+
+@pytest.fixture
+def place(student_bundle: Path, tmp_path: Path) -> Path:
+    """A link to a bundle, as a deployment has it, so that another can take its place at once."""
+    link = tmp_path / "current"
+    link.symlink_to(student_bundle)
+    return link
+
+
+def _point(link: Path, bundle: Path) -> None:
+    fresh = link.with_name("fresh")
+    fresh.symlink_to(bundle)
+    fresh.replace(link)
+
+
+def _version(bundle: Path) -> str:
+    return Bundle.load(bundle).manifest.version
+
+
+def _load(client: TestClient, name: str, **parameters: Any) -> httpx.Response:
+    return client.post(f"/v2/repository/models/{name}/load", json={"parameters": parameters}, headers=HEADERS)
+
+
+@pytest.fixture
+def client(place: Path) -> Iterator[TestClient]:
+    with TestClient(app_of(place, access=AccessSettings(admin_keys=(ADMIN,)))) as client:
+        yield client
+
+
+def test_an_admins_call_swaps_the_bundle(client: TestClient, student_bundle: Path, teacher_bundle: Path) -> None:
+    service: Any = client.app.state.service  # type: ignore[attr-defined]
+    assert _load(client, "bundle").json() == {"name": "bundle", "version": _version(student_bundle)}
+    first = service.default
+    assert _load(client, "bundle", bundle=str(teacher_bundle)).json()["version"] == _version(teacher_bundle)
+    assert client.get("/v1/model").json()["version"] == _version(teacher_bundle)
+    labels = [output["label"] for output in client.post("/v1/classify", json={"inputs": TEXTS}).json()["outputs"]]
+    assert labels == [answer.label for answer in Engine.load(teacher_bundle).classify(TEXTS)]  # type: ignore[union-attr]
+    # The old one is closed once nobody works with it.
+    assert first.loaded.number not in service.process._models
+    assert 'understudy_reloads_total{outcome="loaded"} 1.0' in client.get("/metrics").text
+
+
+def test_a_bad_bundle_leaves_the_old_one_serving_and_says_so(
+    client: TestClient, student_bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(student_bundle, damaged)
+    (damaged / "model.onnx").write_bytes((damaged / "model.onnx").read_bytes()[:-7])
+    for wrong, reason in (
+        (damaged, "it was changed"),
+        (tmp_path / "absent", "no such bundle"),
+        (tmp_path, "no bundle"),
+    ):
+        refused = _load(client, "bundle", bundle=str(wrong))
+        assert refused.status_code == 422
+        assert reason in refused.json()["error"]
+    assert client.get("/v1/model").json()["version"] == _version(student_bundle)
+    assert client.post("/v1/classify", json={"inputs": TEXTS}).status_code == 200
+    assert "goes on as it was" in caplog.text
+    assert 'understudy_reloads_total{outcome="refused"} 3.0' in client.get("/metrics").text
+
+
+def test_several_models_by_name_and_version(student_bundle: Path, teacher_bundle: Path) -> None:
+    versions = [_version(student_bundle), _version(teacher_bundle)]
+    app = app_of(student_bundle, access=AccessSettings(admin_keys=(ADMIN,)))
+    sources = (
+        ModelSource(student_bundle, "one"),
+        ModelSource(teacher_bundle, "one"),
+        ModelSource(student_bundle, "two"),
+    )
+    object.__setattr__(app.state.service.settings, "models", sources)
+    with TestClient(app) as client:
+        assert client.post("/v2/repository/index").json() == [
+            {"name": name, "version": version, "state": "READY", "reason": ""}
+            for name, version in (("one", versions[0]), ("one", versions[1]), ("two", versions[0]))
+        ]
+        assert client.get("/v2/models/one").json()["versions"] == versions
+        # The first given answers where nobody is named; of several versions of a name the last.
+        assert client.get("/v1/model").json()["version"] == versions[0]
+        assert client.get("/v1/model", params={"name": "one"}).json()["version"] == versions[1]
+        both = {}
+        for version, bundle in zip(versions, (student_bundle, teacher_bundle), strict=True):
+            body = {"inputs": TEXTS, "model": "one", "version": version}
+            both[version] = [output["label"] for output in client.post("/v1/classify", json=body).json()["outputs"]]
+            assert both[version] == [answer.label for answer in Engine.load(bundle).classify(TEXTS)]  # type: ignore[union-attr]
+        assert both[versions[0]] != both[versions[1]]
+        for wrong in ({"model": "three"}, {"model": "one", "version": "0"}):
+            assert client.post("/v1/classify", json={"inputs": TEXTS, **wrong}).status_code == 404
+        assert _load(client, "three").status_code == 404
+        assert _load(client, "three", bundle=str(teacher_bundle)).json()["name"] == "three"
+        assert client.post("/v1/classify", json={"inputs": TEXTS, "model": "three"}).status_code == 200
+
+
+def test_names_of_models(tmp_path: Path) -> None:
+    assert ModelSource.parse("a/b") == ModelSource(Path("a/b"))
+    assert ModelSource.parse("intents=a/b") == ModelSource(Path("a/b"), "intents")
+    (tmp_path / "a=b").mkdir()
+    assert ModelSource.parse(str(tmp_path / "a=b")).name is None
+    with pytest.raises(InputError, match="is no name for a model"):
+        ModelSource.parse("in/tents=a")
+
+
+def test_student_and_teacher_go_on_answering_the_same_question(
+    student_bundle: Path, teacher_bundle: Path, regression_bundle: Path
+) -> None:
+    options: dict[str, Any] = {
+        "access": AccessSettings(admin_keys=(ADMIN,)),
+        "cascade": CascadeSettings(1.0, budget=1),
+        "shadow": ShadowSettings(1.0),
+    }
+    with TestClient(app_of(student_bundle, teacher=teacher_bundle, **options)) as client:
+        client.post("/v1/classify", json={"inputs": TEXTS})
+        assert client.get("/v1/agreement").json()["compared"] == len(TEXTS)
+        for name in ("bundle", "teacher"):
+            refused = _load(client, name, bundle=str(regression_bundle))
+            assert (refused.status_code, "different labels" in refused.json()["error"]) == (422, True)
+        # What was known of the pair is out of date with a new teacher, and the new one answers.
+        assert _load(client, "teacher", bundle=str(student_bundle)).status_code == 200
+        assert client.get("/v1/agreement").json()["compared"] == 0
+        outputs = client.post("/v1/classify", json={"inputs": TEXTS}).json()["outputs"]
+        assert {output["served_by"] for output in outputs} == {"teacher"}
+        assert [output["label"] for output in outputs] == [
+            answer.label
+            for answer in Engine.load(student_bundle).classify(TEXTS)  # type: ignore[union-attr]
+        ]
+
+
+def test_under_load_no_request_fails_and_each_answer_is_of_one_model(
+    place: Path, student_bundle: Path, teacher_bundle: Path
+) -> None:
+    wanted = {}
+    for bundle in (student_bundle, teacher_bundle):
+        answers = Engine.load(bundle).classify(TEXTS)
+        wanted[bundle] = {
+            text: (answer.label, round(answer.score, 4)) for text, answer in zip(TEXTS, answers, strict=True)
+            if isinstance(answer, Prediction)
+        }  # fmt: skip
+    wrong: list[str] = []
+    seen: set[Path] = set()
+    done = threading.Event()
+
+    def call(url: str) -> None:
+        with httpx.Client(base_url=url, timeout=30) as client:
+            while not done.is_set():
+                for text in TEXTS:
+                    response = client.post("/v1/classify", json={"inputs": [text]})
+                    if response.status_code != 200:
+                        wrong.append(response.text)
+                        continue
+                    output = response.json()["outputs"][0]
+                    got = output["label"], round(output["score"], 4)
+                    of = [bundle for bundle, answers in wanted.items() if answers[text] == got]
+                    seen.update(of)
+                    if not of:
+                        wrong.append(f"{text}: {got}")
+
+    with ServerProcess(place) as server:
+        threads = [threading.Thread(target=call, args=(server.url,)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for bundle in (teacher_bundle, student_bundle, teacher_bundle):
+            _point(place, bundle)
+            os.kill(server.process.pid, signal.SIGHUP)
+            wait_until(lambda: httpx.get(f"{server.url}/v1/model").json()["version"] == _version(bundle))  # noqa: B023
+        done.set()
+        for thread in threads:
+            thread.join()
+        code, _, err = server.stop(signal.SIGTERM)
+    assert wrong == []
+    assert seen == {student_bundle, teacher_bundle}
+    assert (code, err.count("now serves version")) == (0, 3)
+
+
+def test_a_watched_directory_is_tried_until_it_holds_a_whole_bundle(
+    place: Path, teacher_bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    half = tmp_path / "half"
+    shutil.copytree(teacher_bundle, half)
+    (half / "model.onnx").rename(tmp_path / "later")
+    with TestClient(app_of(place, watch=0.05)) as client:
+        _point(place, half)
+        wait_until(lambda: "goes on as it was" in caplog.text)
+        assert client.post("/v1/classify", json={"inputs": TEXTS}).status_code == 200
+        (tmp_path / "later").rename(half / "model.onnx")
+        wait_until(lambda: client.get("/v1/model").json()["version"] == _version(teacher_bundle))
+    assert caplog.text.count("goes on as it was") == 1
+
+
+def test_a_lost_worker_comes_back_with_the_bundle_that_is_there(place: Path, teacher_bundle: Path) -> None:
+    with TestClient(app_of(place)) as client:
+        process: Any = client.app.state.service.process  # type: ignore[attr-defined]
+        _point(place, teacher_bundle)
+        os.kill(process.pid, signal.SIGKILL)
+        wait_until(lambda: client.get("/health/ready").status_code == 503)
+        wait_until(lambda: client.get("/health/ready").status_code == 200)
+        assert client.get("/v1/model").json()["version"] == _version(teacher_bundle)
+        outputs = client.post("/v1/classify", json={"inputs": TEXTS}).json()["outputs"]
+        assert [output["label"] for output in outputs] == [
+            answer.label
+            for answer in Engine.load(teacher_bundle).classify(TEXTS)  # type: ignore[union-attr]
+        ]
