@@ -5,7 +5,7 @@ OUT ?= benchmarks/results
 SERVERS := litserve mlserver infinity
 PACKAGES := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 
-.PHONY: demo test gpu servers format clean
+.PHONY: demo test soak gpu servers format clean
 
 demo: .venv/train ## from shipped messages to a running classifier
 	$(BIN)/understudy demo
@@ -15,6 +15,9 @@ test: .venv/dev .venv/optimum/ready ## lint, types and the whole test suite
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+soak: .venv/dev ## the long forms of tests that `test` has in short: a hundred thousand odd requests
+	UNDERSTUDY_SOAK=1 $(BIN)/python -m pytest tests/serve/test_fuzz.py tests/serve/test_openapi.py
 
 gpu: ## what needs a GPU, in one command, with the python3 that is there and no virtual environment
 	@$(PYTHON) -c 'import torch' 2>/dev/null \

@@ -76,7 +76,7 @@ class Access:
         self._admin_keys = _digests(settings.admin_keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (self._keys or _is_for_admins(scope["path"])):
+        if scope["type"] == "http" and (self._keys or _is_for_admins(scope)):
             try:
                 self._check(scope)
             except UnderstudyError as error:
@@ -92,7 +92,7 @@ class Access:
             return
         given = _digest(_bearer(scope))
         admin = _among(given, self._admin_keys)
-        if _is_for_admins(scope["path"]):
+        if _is_for_admins(scope):
             if not self._admin_keys:
                 raise ForbiddenError("the server was started without admin keys, so nobody may change its models")
             if not admin:
@@ -102,8 +102,9 @@ class Access:
             raise UnauthorizedError("a key is needed: send it as 'Authorization: Bearer KEY'")
 
 
-def _is_for_admins(path: str) -> bool:
-    return path.startswith("/v2/repository/models/") and path.endswith("/load")
+def _is_for_admins(scope: Scope) -> bool:
+    path = scope["path"]
+    return scope["method"] == "POST" and path.startswith("/v2/repository/models/") and path.endswith("/load")
 
 
 def _bearer(scope: Scope) -> bytes:

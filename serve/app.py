@@ -8,15 +8,17 @@ from importlib.metadata import version
 from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, PlainTextResponse
 from fastapi_swagger import patch_fastapi
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from common.errors import InputError, NotFoundError, UnderstudyError, WorkFailedError
 from serve import native, oip, tei
 from serve.access import Access
 from serve.direct_routes import DirectRoutes
+from serve.documented import Responses, errors
 from serve.metrics import CONTENT_TYPE
 from serve.request_log import RequestLog, open_access_log
 from serve.responses import error_response, json_response
@@ -34,8 +36,30 @@ _PAGE_HEADERS = {
 }
 
 
-def create_app(settings: ServiceSettings) -> FastAPI:
+_UNHEALTHY: Responses = {503: {"description": "No"}}
+
+
+class App(FastAPI):
+    """A FastAPI application behind what every request passes.
+
+    That stands outside of the framework, whose own way from a request to its first line takes longer than all of it.
+    """
+
+    front: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await (self.front if scope["type"] == "http" else self.answer)(scope, receive, send)
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As the framework does it."""
+        await super().__call__(scope, receive, send)
+
+
+def create_app(settings: ServiceSettings, *, direct: bool = True) -> App:
     """The application; its `state.service` loads the models when the application starts, or before by `start()`.
+
+    Args:
+        direct: whether requests to classify go the short way.
 
     Raises:
         InputError: a file that is to be written cannot be.
@@ -49,7 +73,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
         yield
         await service.stop()
 
-    app = FastAPI(
+    app = App(
         title="Understudy",
         version=version("understudy"),
         description="Text classification by distilled students, and by their teachers.",
@@ -65,17 +89,16 @@ def create_app(settings: ServiceSettings) -> FastAPI:
         app.include_router(room.router)
     _add_housekeeping(app, service)
     _add_error_handlers(app)
-    # The last one added is the outermost.
-    app.add_middleware(DirectRoutes, application=app)
-    app.add_middleware(Access, settings=settings.access)
+    front: ASGIApp = DirectRoutes(app.answer, app) if direct else app.answer
+    front = Access(front, settings.access)
     if settings.access.origins:
-        app.add_middleware(
-            CORSMiddleware,
+        front = CORSMiddleware(
+            front,
             allow_origins=settings.access.origins,
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type"],
         )
-    app.add_middleware(RequestLog, metrics=service.metrics, draining=lambda: service.draining, log=log)
+    app.front = RequestLog(front, service.metrics, lambda: service.draining, log)
     return app
 
 
@@ -86,17 +109,17 @@ def _add_housekeeping(app: FastAPI, service: Service) -> None:
     async def index() -> Response:
         return HTMLResponse(page, headers=_PAGE_HEADERS)
 
-    @app.get("/health/live", tags=["health"])
+    @app.get("/health/live", tags=["health"], responses=_UNHEALTHY)
     async def live() -> Response:
         """Whether the server can do its work; if not, only a new process would."""
         return json_response({"status": "live" if service.live else "worker lost"}, 200 if service.live else 503)
 
-    @app.get("/health/ready", tags=["health"])
+    @app.get("/health/ready", tags=["health"], responses=_UNHEALTHY)
     async def ready() -> Response:
         """Whether a request would be worked on."""
         return json_response({"status": "ready" if service.ready else "not ready"}, 200 if service.ready else 503)
 
-    @app.get("/metrics", tags=["health"])
+    @app.get("/metrics", tags=["health"], response_class=PlainTextResponse, responses=errors("native"))
     async def metrics() -> Response:
         """Counters in Prometheus' text format."""
         return Response(service.metrics.render(), media_type=CONTENT_TYPE)

@@ -1,13 +1,14 @@
-"""uvicorn's HTTP protocol, which waits for nobody without end.
+"""uvicorn's HTTP protocol, which waits for nobody without end, and sends an answer in one piece.
 
 uvicorn itself lets a connection that sends no request, or half of its head, stand for ever, and likewise one that does
-not read its answer. Each takes memory and one of a limited number of connections.
+not read its answer. Each takes memory and one of a limited number of connections. And it sends head and body of an
+answer one after the other, for which the caller wakes twice; beside a small student that is a tenth of all work.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -16,6 +17,36 @@ HEAD_SECONDS = 20.0
 READ_SECONDS = 30.0
 # Of a request's line and headers.
 HEAD_BYTES = 64 * 1024
+
+
+# In a request's scope: whether its body was there when its work began, so that nobody needs to wait for it.
+WHOLE_BODY = "understudy.whole_body"
+
+
+class _Joined:
+    """A transport that sends what is written in one turn of the event loop in one piece."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop):
+        self._transport = transport
+        self._loop = loop
+        self._parts: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        if not self._parts:
+            self._loop.call_soon(self._flush)
+        self._parts.append(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._parts:
+            self._transport.write(b"".join(self._parts))
+            self._parts.clear()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 class PatientHttpProtocol(HttpToolsProtocol):
@@ -29,7 +60,7 @@ class PatientHttpProtocol(HttpToolsProtocol):
         self._read_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(_Joined(transport, self.loop))  # type: ignore[arg-type]
         self._head_timer = self.loop.call_later(HEAD_SECONDS, self._give_up)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -45,6 +76,10 @@ class PatientHttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        cast(dict[str, Any], self.cycle.scope)[WHOLE_BODY] = True
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, ValidationError
 
 from common.errors import InputError, NotFoundError, UnderstudyError
 from common.labels import MULTI_LABEL
+from serve.documented import CLASSIFYING, errors, takes
 from serve.repository import ServedModel
 from serve.requests import read_json_body
 from serve.responses import json_response
@@ -17,11 +18,9 @@ from serve.service import Outcome, Service, describe_teacher
 router = APIRouter(tags=["native"])
 
 
-class PairInput(BaseModel):
-    """One text, or two."""
-
-    text: str
-    text_pair: str | None = None
+def _whole(value: Any) -> Any:
+    # To JSON Schema 2.0 is an integer.
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 class ClassifyRequest(BaseModel):
@@ -30,10 +29,12 @@ class ClassifyRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     inputs: list[Any] = Field(
-        description="Texts, or objects with `text` and `text_pair`.",
-        json_schema_extra={"items": {"anyOf": [{"type": "string"}, PairInput.model_json_schema()]}, "minItems": 1},
+        description="Texts, or objects with `text` and `text_pair`. Anything else has an error in its place.",
+        json_schema_extra={"minItems": 1, "examples": [["a text", {"text": "a text", "text_pair": "another"}]]},
     )
-    top_k: StrictInt | None = Field(None, ge=1, description="How many scores; all by default.")
+    top_k: Annotated[StrictInt | None, BeforeValidator(_whole)] = Field(
+        None, ge=1, description="How many scores; all by default."
+    )
     raw_scores: StrictBool = Field(False, description="Logits in place of probabilities.")
     truncate: StrictBool = Field(True, description="Cut texts over the token limit, and say so; else they are errors.")
     model: str | None = Field(None, description="Which model answers; the server's first by default.")
@@ -75,37 +76,11 @@ class ClassifyResponse(BaseModel):
     outputs: list[Output]
 
 
-class ErrorResponse(BaseModel):
-    """The one shape of errors."""
-
-    error: ErrorBody
-
-
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorResponse, "description": description}
-    for status, description in {
-        400: "The body is not JSON",
-        401: "No key, or an unknown one",
-        404: "No such model",
-        413: "Body or batch too large",
-        422: "The request does not fit",
-        429: "Queue full; see Retry-After",
-        503: "Not ready",
-        504: "Deadline passed",
-    }.items()
-}
-
-
 @router.post(
     "/v1/classify",
     response_model=ClassifyResponse,
-    responses=ERRORS,
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": ClassifyRequest.model_json_schema()}},
-        }
-    },
+    responses=errors("native", 404, *CLASSIFYING),
+    openapi_extra=takes(ClassifyRequest.model_json_schema()),
 )
 async def classify(request: Request) -> Response:
     """Classify texts; an input that cannot be classified has its own error in its place."""
@@ -118,7 +93,7 @@ async def classify(request: Request) -> Response:
     return json_response({"model": model.name, "outputs": [_output(outcome, body) for outcome in outcomes]})
 
 
-@router.get("/v1/model", responses=ERRORS)
+@router.get("/v1/model", responses=errors("native", 404, 503))
 async def model(request: Request, name: str | None = None, version: str | None = None) -> Response:
     """A model: what it was made from, how it was verified, and what stands beside it. The server's first by default."""
     service: Service = request.app.state.service
@@ -128,14 +103,14 @@ async def model(request: Request, name: str | None = None, version: str | None =
     return json_response({**chosen.describe(), **engine, "abstain_below": service.settings.abstain_below, **beside})
 
 
-@router.get("/v1/models")
+@router.get("/v1/models", responses=errors("native"))
 async def models(request: Request) -> Response:
     """The models and versions that are there, those that answer by default last of their name."""
     service: Service = request.app.state.service
     return json_response({"models": [{"model": each.name, "version": each.version} for each in service.repository]})
 
 
-@router.get("/v1/agreement", responses=ERRORS)
+@router.get("/v1/agreement", responses=errors("native", 404))
 async def agreement(request: Request) -> Response:
     """How far the student agrees with its teacher on the live texts that both have seen."""
     service: Service = request.app.state.service

@@ -12,12 +12,13 @@ from fastapi import APIRouter, Request, Response
 from common.errors import InputError, NotReadyError, TooLargeError
 from common.tokenization import Text
 from serve.codec import Prediction
+from serve.documented import CLASSIFYING, errors, takes
 from serve.repository import ServedModel
 from serve.requests import read_json_body
 from serve.responses import json_response
 from serve.service import Answer, Service, all_answers
 
-router = APIRouter(prefix="/v2", tags=["open inference protocol"])
+router = APIRouter(prefix="/v2", tags=["open inference protocol"], responses=errors("oip"))
 
 _INFER_SCHEMA = {
     "type": "object",
@@ -44,13 +45,15 @@ _INFER_SCHEMA = {
         },
     },
 }
+_INFER: dict[str, Any] = {
+    "responses": errors("oip", 404, 500, *CLASSIFYING),
+    "openapi_extra": takes(_INFER_SCHEMA),
+}
 _PLATFORMS = {"onnx": "onnxruntime_onnx", "torch": "pytorch"}
 _LOAD_SCHEMA = {
     "type": "object",
     "properties": {"parameters": {"type": "object", "properties": {"bundle": {"type": "string"}}}},
 }
-_LOAD_BODY = {"requestBody": {"required": False, "content": {"application/json": {"schema": _LOAD_SCHEMA}}}}
-_BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": _INFER_SCHEMA}}}}
 
 
 @router.get("")
@@ -59,24 +62,29 @@ async def server_metadata() -> Response:
     return json_response({"name": "understudy", "version": version("understudy"), "extensions": ["model_repository"]})
 
 
-@router.get("/health/live")
+@router.get("/health/live", responses=errors("oip", 503))
 async def live(request: Request) -> Response:
     """Whether the server can do its work; if not, only a new process would."""
     is_live = request.app.state.service.live
     return json_response({"live": is_live}, 200 if is_live else 503)
 
 
-@router.get("/health/ready")
+@router.get("/health/ready", responses=errors("oip", 503))
 async def ready(request: Request) -> Response:
     """Whether the server would work on a request."""
     is_ready = request.app.state.service.ready
     return json_response({"ready": is_ready}, 200 if is_ready else 503)
 
 
-@router.get("/models/{name}")
-@router.get("/models/{name}/versions/{model_version}")
-async def model_metadata(request: Request, name: str, model_version: str | None = None) -> Response:
+@router.get("/models/{name}", responses=errors("oip", 404, 422))
+async def model_metadata(request: Request, name: str) -> Response:
     """What the model takes and gives."""
+    return await version_metadata(request, name, None)
+
+
+@router.get("/models/{name}/versions/{model_version}", responses=errors("oip", 404, 422))
+async def version_metadata(request: Request, name: str, model_version: str | None) -> Response:
+    """What a version of the model takes and gives."""
     service: Service = request.app.state.service
     model = service.repository.find(name, model_version)
     count = len(model.codec.task.labels)
@@ -101,10 +109,15 @@ async def model_metadata(request: Request, name: str, model_version: str | None 
     )
 
 
-@router.get("/models/{name}/ready")
-@router.get("/models/{name}/versions/{model_version}/ready")
-async def model_ready(request: Request, name: str, model_version: str | None = None) -> Response:
+@router.get("/models/{name}/ready", responses=errors("oip", 404, 422, 503))
+async def model_ready(request: Request, name: str) -> Response:
     """Whether the model would work on a request."""
+    return await version_ready(request, name, None)
+
+
+@router.get("/models/{name}/versions/{model_version}/ready", responses=errors("oip", 404, 422, 503))
+async def version_ready(request: Request, name: str, model_version: str | None) -> Response:
+    """Whether a version of the model would work on a request."""
     service: Service = request.app.state.service
     service.repository.find(name, model_version)
     if not service.ready:
@@ -112,10 +125,15 @@ async def model_ready(request: Request, name: str, model_version: str | None = N
     return json_response({"name": name, "ready": True})
 
 
-@router.post("/models/{name}/infer", openapi_extra=_BODY)
-@router.post("/models/{name}/versions/{model_version}/infer", openapi_extra=_BODY)
-async def infer(request: Request, name: str, model_version: str | None = None) -> Response:
+@router.post("/models/{name}/infer", **_INFER)
+async def infer(request: Request, name: str) -> Response:
     """Classify the texts of the tensor `text`, with `text_pair` beside it for pairs."""
+    return await version_infer(request, name, None)
+
+
+@router.post("/models/{name}/versions/{model_version}/infer", **_INFER)
+async def version_infer(request: Request, name: str, model_version: str | None) -> Response:
+    """Classify with a version of the model."""
     service: Service = request.app.state.service
     service.scheduler.check_room()
     model = service.repository.find(name, model_version)
@@ -153,7 +171,11 @@ async def repository_index(request: Request) -> Response:
     return json_response([{"name": each.name, "version": each.version, **state} for each in service.repository])
 
 
-@router.post("/repository/models/{name}/load", openapi_extra=_LOAD_BODY)
+@router.post(
+    "/repository/models/{name}/load",
+    responses=errors("oip", 400, 403, 404, 413, 422, 500, 503),
+    openapi_extra=takes(_LOAD_SCHEMA, required=False),
+)
 async def load(request: Request, name: str) -> Response:
     """Load a model's bundle anew, from where it came from or from `parameters.bundle`; takes an admin key.
 

@@ -12,6 +12,7 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from common.errors import CallerGoneError, DeadlineError, InputError, MalformedError, TooLargeError
+from serve.http_protocol import WHOLE_BODY
 
 # Until the server looks whether the caller is still there.
 _WATCH_AFTER_SECONDS = 0.05
@@ -49,6 +50,19 @@ async def read_json_body(request: Request, limits: ServiceLimits) -> Any:
         DeadlineError: it does not arrive in time.
         CallerGoneError: the caller hung up on the way.
     """
+    if request.scope.get(WHOLE_BODY):
+        body = await request.body()
+        if len(body) > limits.body_bytes:
+            raise TooLargeError(f"the body has {len(body):,} bytes; the limit is {limits.body_bytes:,}")
+    else:
+        body = await _arriving_body(request, limits)
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise MalformedError(f"the body is not valid JSON: {error}") from None
+
+
+async def _arriving_body(request: Request, limits: ServiceLimits) -> bytes:
     limit = limits.body_bytes
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limit:
@@ -64,10 +78,7 @@ async def read_json_body(request: Request, limits: ServiceLimits) -> Any:
         raise DeadlineError(f"the body did not arrive within {limits.body_seconds:g} s") from None
     except ClientDisconnect:
         raise CallerGoneError("the caller hung up") from None
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise MalformedError(f"the body is not valid JSON: {error}") from None
+    return bytes(body)
 
 
 async def unless_gone(request: Request, answer: Coroutine[Any, Any, Answer]) -> Answer:

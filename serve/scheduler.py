@@ -40,6 +40,8 @@ Outcome = Prediction | UnderstudyError
 _RATE_DECAY = 0.99
 # Tokens of a batch from which on it tells the rate: a lone short text takes nearly as long as a dozen.
 _RATE_TOKENS = 128
+# Between two looks for what is late.
+_CLOCK_SECONDS = 0.1
 # Texts of a batch that nobody waits for, so that whoever comes meanwhile waits little.
 _BACKGROUND_ITEMS = 8
 
@@ -84,6 +86,7 @@ class _Job:
     model: LoadedModel
     text: Encoded
     outcome: asyncio.Future[Outcome]
+    deadline: float = math.inf
     arrived: float = field(default_factory=time.monotonic)
 
 
@@ -120,6 +123,8 @@ class Scheduler:
         self._rate = 0.0
         self._wake = asyncio.Event()
         self._workers: list[asyncio.Task[None]] = []
+        self._running: set[_Job] = set()
+        self._clock: asyncio.Task[None] | None = None
         self._closing = False
 
     @property
@@ -144,6 +149,7 @@ class Scheduler:
 
     def start(self) -> None:
         """Begins to work; called on the event loop."""
+        self._clock = asyncio.create_task(self._watch_deadlines(), name="deadlines")
         for lane in range(self._settings.lanes):
             self._workers.append(asyncio.create_task(self._work(), name=f"scheduler {lane}"))
 
@@ -156,6 +162,8 @@ class Scheduler:
                 worker.cancel()
         if self._workers:
             await asyncio.wait(self._workers)
+        if self._clock is not None:
+            self._clock.cancel()
         for job in (*self._waiting, *self._background):
             _settle(job, NotReadyError("the server is stopping"))
 
@@ -210,17 +218,15 @@ class Scheduler:
             DeadlineError: the time was up; what had not begun is skipped.
         """
         loop = asyncio.get_running_loop()
-        jobs = [_Job(model, text, loop.create_future()) for text in texts]
+        deadline = deadline or loop.time() + self._settings.timeout
+        jobs = [_Job(model, text, loop.create_future(), deadline) for text in texts]
         if first:
             self._waiting.extendleft(reversed(jobs))
         else:
             self._waiting.extend(jobs)
         self._wake.set()
         try:
-            async with asyncio.timeout_at(deadline or loop.time() + self._settings.timeout):
-                return await _outcomes(jobs)
-        except TimeoutError:
-            raise DeadlineError(f"no answer within {self._settings.timeout:g} s") from None
+            return await _outcomes(jobs)
         finally:
             # Whether the time was up or the caller went away: nobody waits for these any more.
             for job in jobs:
@@ -257,6 +263,7 @@ class Scheduler:
                 await self._wake.wait()
                 continue
             started = time.monotonic()
+            self._running.update(batch)
             outcomes: Sequence[Outcome]
             try:
                 result = await self._runner.run(batch[0].model, [job.text for job in batch])
@@ -267,8 +274,19 @@ class Scheduler:
             except Exception:
                 _LOG.exception("a batch was lost")
                 outcomes = [WorkFailedError("the model failed on this text")] * len(batch)
+            self._running.difference_update(batch)
             for job, outcome in zip(batch, outcomes, strict=True):
                 _settle(job, outcome)
+
+    async def _watch_deadlines(self) -> None:
+        """Gives up what is late. One look at all of them now and then costs less than a timer for each."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(min(_CLOCK_SECONDS, self._settings.timeout / 4))
+            now = loop.time()
+            late = [job for job in (*self._waiting, *self._running) if job.deadline < now]
+            for job in late:
+                _settle(job, DeadlineError(f"no answer within {self._settings.timeout:g} s"))
 
     def _report(self, batch: list[_Job], started: float, seconds: float) -> None:
         report = BatchReport(
@@ -328,9 +346,9 @@ class Scheduler:
 
 async def _outcomes(jobs: Sequence[_Job]) -> list[Outcome]:
     outcomes = [await job.outcome for job in jobs]
-    lost = next((outcome for outcome in outcomes if isinstance(outcome, NotReadyError)), None)
-    if lost is not None:
-        raise lost
+    for outcome in outcomes:
+        if isinstance(outcome, NotReadyError | DeadlineError):
+            raise outcome
     return outcomes
 
 

@@ -9,12 +9,16 @@ from fastapi import APIRouter, Request, Response
 from common.errors import InputError
 from common.tokenization import Text
 from serve.codec import Prediction
+from serve.documented import CLASSIFYING, errors, takes
 from serve.requests import read_json_body
 from serve.responses import json_response
 from serve.service import Service, all_answers
 
 router = APIRouter(tags=["text embeddings inference"])
 
+# Not empty, and without NUL.
+_TEXT = {"type": "string", "pattern": "^[^\\x00]*[^\\s\\x00][^\\x00]*$"}
+_ONE_OR_TWO = {"type": "array", "items": _TEXT, "minItems": 1, "maxItems": 2}
 _SCHEMA = {
     "type": "object",
     "required": ["inputs"],
@@ -22,24 +26,18 @@ _SCHEMA = {
         "inputs": {
             "description": "A text; a pair as a list of two; or a batch as a list of lists of one or two texts.",
             "anyOf": [
-                {"type": "string"},
-                {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 2},
-                {
-                    "type": "array",
-                    "items": {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 2},
-                },
+                _TEXT,
+                _ONE_OR_TWO,
+                {"type": "array", "items": _ONE_OR_TWO, "minItems": 1},
             ],
         },
-        "truncate": {"type": "boolean", "default": True},
-        "raw_scores": {"type": "boolean", "default": False},
+        "truncate": {"type": ["boolean", "null"], "default": True},
+        "raw_scores": {"type": ["boolean", "null"], "default": False},
     },
 }
 
 
-@router.post(
-    "/predict",
-    openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _SCHEMA}}}},
-)
+@router.post("/predict", responses=errors("tei", 424, *CLASSIFYING), openapi_extra=takes(_SCHEMA))
 async def predict(request: Request) -> Response:
     """Classify one text, one pair, or a batch; scores come sorted."""
     service: Service = request.app.state.service

@@ -12,7 +12,7 @@ from serve.repository import ModelSource
 from serve.settings import ServiceSettings
 
 
-def app_of(*bundles: Path, teacher: Path | None = None, **options: Any) -> FastAPI:
+def app_of(*bundles: Path, teacher: Path | None = None, direct: bool = True, **options: Any) -> FastAPI:
     """The application that serves these bundles, the first by default; `options` as in `ServiceSettings`."""
     beside = None if teacher is None else ModelSource(teacher, "teacher")
-    return create_app(ServiceSettings(tuple(map(ModelSource, bundles)), beside, **options))
+    return create_app(ServiceSettings(tuple(map(ModelSource, bundles)), beside, **options), direct=direct)

@@ -16,7 +16,6 @@ from fastapi.testclient import TestClient
 from common.tokenization import Encoded
 from serve import requests as requests_module
 from serve.codec import Codec
-from serve.direct_routes import DirectRoutes
 from serve.model_process import BatchResult, LoadedModel
 from serve.service import Service
 from tests.conftest import INTENTS
@@ -44,9 +43,7 @@ def direct(bundle: Path) -> Iterator[TestClient]:
 @pytest.fixture(scope="module")
 def usual(bundle: Path) -> Iterator[TestClient]:
     """Without the short way."""
-    app = app_of(bundle)
-    app.user_middleware = [entry for entry in app.user_middleware if entry.cls is not DirectRoutes]
-    with TestClient(app) as client:
+    with TestClient(app_of(bundle, direct=False)) as client:
         yield client
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from common.batching import BatchLimits
 from common.errors import DeadlineError, NotReadyError, OverloadedError, TooLargeError, WorkFailedError
 from common.labels import SINGLE_LABEL, Task
 from common.tokenization import Encoded
+from serve import scheduler as scheduler_module
 from serve.batch_choice import RUN_TOKENS, choose_batch
 from serve.codec import Prediction
 from serve.model_process import BatchResult
@@ -23,6 +24,14 @@ from serve.scheduler import BatchReport, Outcome, Scheduler, SchedulerSettings
 
 TASK = Task(SINGLE_LABEL, ("a", "b"))
 MODEL: Any = "model"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick_clock() -> Iterator[None]:
+    """What is late is noticed soon."""
+    usual, scheduler_module._CLOCK_SECONDS = scheduler_module._CLOCK_SECONDS, 0.002
+    yield
+    scheduler_module._CLOCK_SECONDS = usual
 
 
 def _text(identity: int, length: int = 3) -> Encoded:
@@ -449,7 +458,7 @@ def test_whatever_callers_do_the_queue_ends_empty_and_nobody_waits_in_vain(
                 return await scheduler.answer(MODEL, [_text(identity, length)], deadline)
 
         tasks = [asyncio.create_task(ask(row + 1, length, how)) for row, (length, how) in enumerate(requests)]
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.02)
         assert scheduler.admitted_tokens <= room
         for task, (_, how) in zip(tasks, requests, strict=True):
             if how == "leave":
