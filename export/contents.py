@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from export.packing import is_packed
 from export.quantization import layer_names
 
 _PRECISIONS = {
@@ -28,6 +29,7 @@ def describe_graph(path: Path) -> dict[str, Any]:
         `operators`: how many nodes of each. `tensors`: bytes of embeddings and of layers, by precision, and of the rest
         (biases, norms, scales). `layers`: the precision of each product with a constant weight, by its module's name.
         `weight_bits`: 8 or, where that holds all of them, 7 for the integers among those weights; None without any.
+        `packed`: whether nothing is computed for padding but attention.
     """
     model = ir.load(path)
     groups: dict[str, str] = {}
@@ -50,6 +52,7 @@ def describe_graph(path: Path) -> dict[str, Any]:
             name: _precision(weight)
             for name, (_, weight) in zip(layer_names([node for node, _ in products]), products, strict=True)
         },
+        "packed": is_packed(model.graph),
         "weight_bits": _bits([weight for _, weight in products if _precision(weight) == "int8"]),
     }
 

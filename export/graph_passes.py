@@ -7,7 +7,7 @@ position at a time, so the choice of the position can be made before the work in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ _ELEMENTWISE = frozenset({"Gelu", "Tanh", "Relu", "Erf", "Sigmoid", "Sqrt", "Cas
 _ANY_SIZE = 2**40
 # Where the exporter notes the modules, outermost first, that a node came from.
 SCOPES = "pkg.torch.onnx.name_scopes"
-_BINARY = frozenset({"Add", "Sub", "Mul", "Div"})
+_BINARY = frozenset({"Add", "Sub", "Mul", "Div", "Pow"})
 
 
 def improve(model: ir.Model) -> None:
@@ -87,7 +87,7 @@ def choose_position_early(graph: ir.Graph) -> None:
             node = value.producer()
             if node is not None and node in movable:
                 inputs = [
-                    narrowed(x) if position in _by_position(node) and x is not None else x
+                    narrowed(x) if position in by_position(node) and x is not None else x
                     for position, x in enumerate(node.inputs)
                 ]
                 attributes = list(node.attributes.values())
@@ -112,30 +112,30 @@ def _movable(states: ir.Value, head: ir.Node) -> set[ir.Node]:
     waiting = [states]
     while waiting:
         node = waiting.pop().producer()
-        if node is None or node in found or not _by_position(node):
+        if node is None or node in found or not by_position(node):
             continue
         found.add(node)
-        waiting += [x for position, x in enumerate(node.inputs) if position in _by_position(node) and x is not None]
+        waiting += [x for position, x in enumerate(node.inputs) if position in by_position(node) and x is not None]
     while True:
         needed = {node for node in found if node.outputs[0].is_graph_output()} | {
             node
             for node in found
             for user, position in node.outputs[0].uses()
-            if user is not head and not (user in found and position in _by_position(user))
+            if user is not head and not (user in found and position in by_position(user))
         }
         if not needed:
             return found
         found -= needed
 
 
-def _by_position(node: ir.Node) -> Sequence[int]:
+def by_position(node: ir.Node) -> Sequence[int]:
     """The inputs, by number, of which an output position needs that same position only; none where that is not so."""
     if node.op_type in _ELEMENTWISE or (node.op_type == "MultiHeadAttention" and node.domain == "com.microsoft"):
         return (0,)  # of attention: the query
-    if node.op_type == "MatMul" and _rank(node.inputs[1]) == 2:
+    if node.op_type == "MatMul" and rank(node.inputs[1]) == 2:
         return (0,)
     if node.op_type in _BINARY:
-        left, right = (_rank(x) for x in node.inputs)
+        left, right = (rank(x) for x in node.inputs)
         if left == right == 3:
             return (0, 1)
         if left == 3 and right is not None and right <= 1:
@@ -152,8 +152,8 @@ def _chooses_a_position(node: ir.Node) -> bool:
         node.op_type == "Gather"
         and axis is not None
         and axis.as_int() == 1
-        and _rank(node.inputs[0]) == 3
-        and _rank(node.inputs[1]) == 0
+        and rank(node.inputs[0]) == 3
+        and rank(node.inputs[1]) == 0
         and node.inputs[1] is not None
         and node.inputs[1].const_value is not None
     )
@@ -166,7 +166,7 @@ def _index_of(head: ir.Node) -> int:
     return int(place.const_value.numpy())
 
 
-def _rank(value: ir.Value | None) -> int | None:
+def rank(value: ir.Value | None) -> int | None:
     return None if value is None or value.shape is None else len(value.shape)
 
 
@@ -185,3 +185,13 @@ def constant(graph: ir.Graph, name: str, content: NDArray[Any]) -> ir.Value:
     value = ir.Value(name=name, shape=ir.Shape(content.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
+
+
+def insert(
+    graph: ir.Graph, before: ir.Node, domain: str, op: str, inputs: Collection[ir.Value],
+    attributes: Mapping[str, int] = {},
+) -> ir.Value:  # fmt: skip
+    """The result of a new node."""
+    node = ir.Node(domain, op, list(inputs), attributes=[ir.AttrInt64(key, value) for key, value in attributes.items()])
+    graph.insert_before(before, node)
+    return node.outputs[0]

@@ -18,6 +18,7 @@ from common.errors import InputError, WorkFailedError, first_line
 from export.exported_form import exported_form
 from export.graph_passes import improve
 from export.onnx_file import save_graph
+from export.packing import pack
 from export.settings import OPSET
 from kernels.onnx_translation import TRANSLATIONS
 
@@ -66,6 +67,7 @@ def export_graph(model: PreTrainedModel, names: tuple[str, ...], path: Path, ops
             )
             assert program is not None
             improve(program.model)
+            pack(program.model.graph)
             save_graph(program.model, path)
         onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:  # the exporter's failures share no base class

@@ -17,7 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from export.graph_passes import SCOPES, constant, replace
+from export.graph_passes import SCOPES, constant, insert, replace
 
 EMBEDDINGS = "embeddings"
 # Tables smaller than this many numbers, such as that of the segments, are not worth two more operators.
@@ -127,7 +127,7 @@ def _dynamic_input(graph: ir.Graph, layer: LinearLayer) -> _Input:
     name = layer.name
 
     def add(op: str, *inputs: ir.Value, **attributes: int) -> ir.Value:
-        return _insert(graph, layer.node, "", op, inputs, attributes)
+        return insert(graph, layer.node, "", op, inputs, attributes)
 
     last = constant(graph, f"{name}.last_axis", np.array([-1], np.int64))
     greatest = add("ReduceMax", add("Abs", layer.input), last, keepdims=1)
@@ -146,7 +146,7 @@ def _static_input(graph: ir.Graph, layer: LinearLayer, limits: tuple[float, floa
     step = max(high - low, _LEAST) / 255
     scale = constant(graph, f"{layer.name}.input_scale", np.array(step, np.float32))
     zero = constant(graph, f"{layer.name}.input_zero", np.array(round(-low / step), np.uint8))
-    return _Input(_insert(graph, layer.node, "", "QuantizeLinear", (layer.input, scale, zero)), scale, zero, None)
+    return _Input(insert(graph, layer.node, "", "QuantizeLinear", (layer.input, scale, zero)), scale, zero, None)
 
 
 def _quantized_weight(graph: ir.Graph, layer: LinearLayer, most: int) -> tuple[ir.Value, ir.Value]:
@@ -162,10 +162,10 @@ def _replace_layer(graph: ir.Graph, layer: LinearLayer, given: _Input, weight: i
         product = result = _static_product(graph, layer, given, weight, scale)
     else:
         inputs = (given.quantized, weight, given.scale, scale, given.zero)
-        product = _insert(graph, node, _MICROSOFT, "MatMulIntegerToFloat", inputs)
-        result = _insert(graph, node, "", "Mul", (product, given.row_scale))
+        product = insert(graph, node, _MICROSOFT, "MatMulIntegerToFloat", inputs)
+        result = insert(graph, node, "", "Mul", (product, given.row_scale))
         if layer.bias is not None:
-            result = _insert(graph, node, "", "Add", (result, layer.bias))
+            result = insert(graph, node, "", "Add", (result, layer.bias))
     made = product.producer()
     assert made is not None
     made.metadata_props.update(node.metadata_props)  # the layer's name
@@ -178,13 +178,13 @@ def _static_product(graph: ir.Graph, layer: LinearLayer, given: _Input, weight: 
     scales = scale.const_value.numpy()  # type: ignore[union-attr]
 
     def dequantized(value: ir.Value, by: ir.Value, zero: ir.Value, **axis: int) -> ir.Value:
-        return _insert(graph, layer.node, "", "DequantizeLinear", (value, by, zero), axis)
+        return insert(graph, layer.node, "", "DequantizeLinear", (value, by, zero), axis)
 
     left = dequantized(given.quantized, given.scale, given.zero)
     zeros = constant(graph, f"{layer.name}.weight_zero", np.zeros(scales.shape, np.int8))
     right = dequantized(weight, scale, zeros, axis=1)
     if layer.bias is None:
-        return _insert(graph, layer.node, "", "MatMul", (left, right))
+        return insert(graph, layer.node, "", "MatMul", (left, right))
     # The integer form of Gemm takes its bias in the product's own steps.
     steps = scales * given.scale.const_value.numpy()  # type: ignore[union-attr]
     bias = layer.bias.const_value.numpy()  # type: ignore[union-attr]
@@ -193,7 +193,7 @@ def _static_product(graph: ir.Graph, layer: LinearLayer, given: _Input, weight: 
     bias_zero = constant(graph, f"{layer.name}.bias_zero", np.zeros(whole.shape, np.int32))
     small = constant(graph, f"{layer.name}.bias_int32", whole)
     bias_scale = constant(graph, f"{layer.name}.bias_scale", steps.astype(np.float32))
-    return _insert(graph, layer.node, "", "Gemm", (left, right, dequantized(small, bias_scale, bias_zero, axis=0)))
+    return insert(graph, layer.node, "", "Gemm", (left, right, dequantized(small, bias_scale, bias_zero, axis=0)))
 
 
 def _quantize_table(graph: ir.Graph, node: ir.Node, tables: dict[ir.Value, tuple[ir.Value, ir.Value]]) -> None:
@@ -207,21 +207,12 @@ def _quantize_table(graph: ir.Graph, node: ir.Node, tables: dict[ir.Value, tuple
         whole = constant(graph, f"{table.name}_int8", np.rint(values / scales).astype(np.int8))
         tables[table] = whole, constant(graph, f"{table.name}_scale", scales)
     small, scale = tables[table]
-    chosen = _insert(graph, node, "", "Cast", (_insert(graph, node, "", "Gather", (small, rows)),), {"to": 1})
+    chosen = insert(graph, node, "", "Cast", (insert(graph, node, "", "Gather", (small, rows)),), {"to": 1})
     replace(
         node.outputs[0],
-        _insert(graph, node, "", "Mul", (chosen, _insert(graph, node, "", "Gather", (scale, rows)))),
+        insert(graph, node, "", "Mul", (chosen, insert(graph, node, "", "Gather", (scale, rows)))),
     )
     graph.remove(node, safe=True)
-
-
-def _insert(
-    graph: ir.Graph, before: ir.Node, domain: str, op: str, inputs: Collection[ir.Value],
-    attributes: Mapping[str, int] = {},
-) -> ir.Value:  # fmt: skip
-    node = ir.Node(domain, op, list(inputs), attributes=[ir.AttrInt64(key, value) for key, value in attributes.items()])
-    graph.insert_before(before, node)
-    return node.outputs[0]
 
 
 def _weight_of(node: ir.Node) -> tuple[NDArray[np.float32], ir.Value | None] | None:

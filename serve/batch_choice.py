@@ -11,11 +11,14 @@ from common.batching import BatchLimits
 RUN_TOKENS = 5
 
 
-def choose_batch(lengths: Sequence[int], anchor: int, limits: BatchLimits) -> range:
+def choose_batch(lengths: Sequence[int], anchor: int, limits: BatchLimits, padding_cost: float = 1.0) -> range:
     """A run of neighbours in rising lengths that holds `anchor`, keeps within the limits and is padded little.
 
     A text joins where the padding that it causes costs less than a run of its own. Few waiting texts are seldom of one
     length, and a large batch of them is mostly padding.
+
+    Args:
+        padding_cost: of a token of padding, in tokens.
     """
     first, last = anchor, anchor + 1
     while True:
@@ -25,7 +28,7 @@ def choose_batch(lengths: Sequence[int], anchor: int, limits: BatchLimits) -> ra
                 continue
             count, longest = end - start, lengths[end - 1]
             padding = longest - lengths[start] if start < first else (longest - lengths[last - 1]) * (count - 1)
-            if count <= limits.items and count * longest <= limits.tokens and padding <= RUN_TOKENS:
+            if count <= limits.items and count * longest <= limits.tokens and padding * padding_cost <= RUN_TOKENS:
                 joining.append((padding, start, end))
         if not joining:
             return range(first, last)

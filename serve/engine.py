@@ -31,11 +31,13 @@ class Model(Protocol):
         engine: what runs it, one of `ENGINES`.
         device: where it runs, for people to read.
         lanes: how many threads may call `run` at once.
+        padding_cost: what a token of padding costs, in tokens.
     """
 
     engine: str
     device: str
     lanes: int
+    padding_cost: float
 
     def run(self, batch: Sequence[Encoded]) -> NDArray[np.float32]:
         """Logits `[batch, labels]`."""

@@ -54,11 +54,13 @@ class LoadedModel:
         number: what the two processes call it.
         codec: its tokenizer and head, on this side.
         device: where it runs.
+        padding_cost: as `Model.padding_cost`.
     """
 
     number: int
     codec: Codec
     device: str = ""
+    padding_cost: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -198,7 +200,7 @@ class ModelProcess:
         options = {name: getattr(self.options, name) for name in ("engine", "device", "threads", "lanes")}
         path = str(model.codec.bundle.path.resolve())
         answer = await self._ask({"do": "load", "model": model.number, "path": path, "options": options})
-        model.device = answer.head["device"]
+        model.device, model.padding_cost = answer.head["device"], answer.head["padding_cost"]
         if answer.head["files"] != model.codec.bundle.manifest.files:
             self._send({"do": "unload", "model": model.number})
             raise InputError(f"{model.codec.bundle.path} was changed while it was loaded; load it again")

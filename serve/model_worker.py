@@ -66,8 +66,8 @@ class ModelWorker:
             self._send({"id": head["id"], "error": _described(error)})
             return
         self._engines[head["model"]] = engine
-        files = engine.bundle.manifest.files
-        self._send({"id": head["id"], "device": engine.model.device, "lanes": engine.model.lanes, "files": files})
+        told = {"device": engine.model.device, "padding_cost": engine.model.padding_cost}
+        self._send({"id": head["id"], "files": engine.bundle.manifest.files, **told})
 
     def _run(self, frame: Frame) -> None:
         head = frame.head

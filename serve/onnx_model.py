@@ -14,6 +14,9 @@ from common.machine import integer_products_saturate, usable_cores
 from common.tokenization import Encoded, TextEncoder
 from export.bundle import Bundle
 
+# Of a token's work, where padding is left out of all the rest.
+_ATTENTION_SHARE = 0.1
+
 
 class OnnxModel:
     """An ONNX Runtime session over padded batches.
@@ -24,6 +27,7 @@ class OnnxModel:
     Attributes:
         device: 'cpu' or 'cuda'.
         lanes: how many threads may call `run` at once.
+        padding_cost: what a token of padding costs, in tokens.
     """
 
     engine = "onnx"
@@ -41,6 +45,7 @@ class OnnxModel:
                 f"export it with --weight-bits 7"
             )
         self._encoder = encoder
+        self.padding_cost = _ATTENTION_SHARE if manifest.contents.get("packed") else 1.0
         self._inputs = manifest.inputs
         path, precision = bundle.model_path, manifest.precision
         self._alone, self.device = open_session(path, device, threads, precision=precision)

@@ -320,7 +320,7 @@ class Scheduler:
         # A share for each lane, and one that is on its way in or out, so that neither lanes nor callers wait in turn.
         share = -(-self._admitted_items // (self._settings.lanes + 1))
         limits = BatchLimits(min(self._limits.items, max(1, share)), self._limits.tokens)
-        chosen = choose_batch([job.text.tokens for job in live], live.index(oldest), limits)
+        chosen = choose_batch([job.text.tokens for job in live], live.index(oldest), limits, oldest.model.padding_cost)
         batch = [live[index] for index in chosen]
         taken = set(map(id, batch))
         rest = [job for job in window if id(job) not in taken and not job.outcome.done()]

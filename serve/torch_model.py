@@ -69,6 +69,7 @@ class TorchModel:
         self._segments = "token_type_ids" in bundle.manifest.inputs
         longest = Shape.around(1, 1, encoder.max_length).max_length
         model = _load(bundle, longest, self._device)
+        self.padding_cost = 0.0 if isinstance(model, PackedClassifier) else 1.0
         self._packed: Classifier | None = None
         self._padded: PreTrainedModel | None = None
         if isinstance(model, PackedClassifier):

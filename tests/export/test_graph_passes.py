@@ -146,7 +146,7 @@ def test_exported_classifiers_attend_by_one_operator_and_end_at_one_position(fam
     while makers[query].op_type != "Gather":
         assert makers[query].op_type in ("MatMul", "Add")
         query = next(name for name in makers[query].input if name in makers)
-    assert makers[query].input[1] == "head_position"
+    assert makers[makers[query].input[1]].input[1] == "head_position"  # among the tokens, by their numbers
 
 
 def test_a_decoder_keeps_its_order(tmp_path: Path) -> None:

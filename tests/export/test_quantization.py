@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from common.labels import SINGLE_LABEL
+from common.machine import integer_products_saturate
 from common.tokenization import TextEncoder
 from demo.messages import DEV
 from export.contents import describe_graph
@@ -71,6 +72,8 @@ def rounded(values: NDArray[np.float64], steps: int, axis: int) -> NDArray[np.fl
 
 @pytest.mark.parametrize("bits", [7, 8])
 def test_dynamic_is_what_the_formula_says(bits: int) -> None:
+    if bits == 8 and integer_products_saturate():
+        pytest.skip("8-bit products overflow on this processor")
     model = small_graph()
     values = {name: content.astype(np.float64) for name, content in constants_of(model).items()}
     tokens = np.random.default_rng(1).integers(0, ROWS, (5, 7))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from serve.model_process import BatchResult
 from serve.scheduler import BatchReport, Outcome, Scheduler, SchedulerSettings
 
 TASK = Task(SINGLE_LABEL, ("a", "b"))
-MODEL: Any = "model"
+MODEL: Any = SimpleNamespace(padding_cost=1.0)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -136,17 +137,20 @@ def test_every_answer_belongs_to_its_caller(requests: list[list[int]], items: in
 def test_a_batch_holds_the_anchor_within_the_limits(lengths: list[int], data: st.DataObject) -> None:
     anchor = data.draw(st.integers(0, len(lengths) - 1))
     limits = BatchLimits(data.draw(st.integers(1, 40)), data.draw(st.integers(1, 2000)))
-    chosen = choose_batch(lengths, anchor, limits)
+    cost = data.draw(st.sampled_from([0.0, 0.1, 1.0]))
+    chosen = choose_batch(lengths, anchor, limits, cost)
     assert anchor in chosen
     assert len(chosen) == 1 or (len(chosen) <= limits.items and len(chosen) * lengths[chosen[-1]] <= limits.tokens)
     # Each text but the anchor causes less padding than a run of its own would cost.
     padding = sum(lengths[chosen[-1]] - lengths[place] for place in chosen)
-    assert padding <= RUN_TOKENS * (len(chosen) - 1)
+    assert padding * cost <= RUN_TOKENS * (len(chosen) - 1)
 
 
 def test_texts_of_like_length_go_together() -> None:
     assert choose_batch([4, 5, 5, 5, 60], 2, BatchLimits()) == range(0, 4)
     assert choose_batch([4, 5, 5, 5, 60], 4, BatchLimits()) == range(4, 5)
+    # Where padding costs nothing, any will do.
+    assert choose_batch([4, 5, 5, 5, 60], 2, BatchLimits(), 0) == range(0, 5)
 
 
 def test_lanes_run_at_once_and_share_what_waits() -> None:
@@ -375,13 +379,14 @@ def test_what_cannot_be_counted_does_not_stop_the_work() -> None:
 def test_a_batch_is_of_one_model(texts: list[tuple[int, int]], lanes: int) -> None:
     class Pure(_Runner):
         async def run(self, model: Any, batch: Sequence[Encoded]) -> BatchResult:
-            assert {text.ids[0] % 3 for text in batch} == {model}
+            assert {text.ids[0] % 3 for text in batch} == {model.number}
             return await super().run(model, batch)
 
     async def go() -> None:
         scheduler = _scheduler(Pure(), lanes=lanes)
         scheduler.start()
-        requests = [(model, _text(3 * row + model, length)) for row, (model, length) in enumerate(texts)]
+        models = [SimpleNamespace(number=number, padding_cost=number / 2) for number in range(3)]
+        requests = [(models[model], _text(3 * row + model, length)) for row, (model, length) in enumerate(texts)]
         answers = await asyncio.gather(*(_submit(scheduler, [text], model) for model, text in requests))
         for (_, text), (outcome,) in zip(requests, answers, strict=True):
             assert isinstance(outcome, Prediction)
