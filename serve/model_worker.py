@@ -40,6 +40,8 @@ class ModelWorker:
         self._connection = connection
         self._sending = threading.Lock()
         self._engines: dict[int, Engine] = {}
+        # A model on a GPU takes one batch at a time, however many lanes there are.
+        self._turns: dict[int, threading.Semaphore] = {}
         # Loading must not keep batches waiting.
         self._loading = ThreadPoolExecutor(1, thread_name_prefix="loading")
 
@@ -55,6 +57,7 @@ class ModelWorker:
                     self._loading.submit(self._load, frame.head)
                 case "unload":
                     self._engines.pop(frame.head["model"], None)
+                    self._turns.pop(frame.head["model"], None)
 
     def _load(self, head: dict[str, Any]) -> None:
         try:
@@ -65,6 +68,7 @@ class ModelWorker:
                 _LOG.exception("%s cannot be loaded", head["path"])
             self._send({"id": head["id"], "error": _described(error)})
             return
+        self._turns[head["model"]] = threading.Semaphore(engine.model.lanes)
         self._engines[head["model"]] = engine
         told = {"device": engine.model.device, "padding_cost": engine.model.padding_cost}
         self._send({"id": head["id"], "files": engine.bundle.manifest.files, **told})
@@ -72,13 +76,14 @@ class ModelWorker:
     def _run(self, frame: Frame) -> None:
         head = frame.head
         started = time.perf_counter()
-        engine = self._engines.get(head["model"])
-        if engine is None:
+        engine, turn = self._engines.get(head["model"]), self._turns.get(head["model"])
+        if engine is None or turn is None:
             gone = {"kind": "gone", "message": "the model has been replaced; try again"}
             self._send({"id": head["id"], "error": gone})
             return
         try:
-            logits, errors = self._logits(engine, unpack_texts(head["lengths"], frame.body))
+            with turn:
+                logits, errors = self._logits(engine, unpack_texts(head["lengths"], frame.body))
         except Exception:  # none is foreseen, and whoever waits must be told
             _LOG.exception("a batch failed")
             self._send({"id": head["id"], "error": {"kind": "failed", "message": "the model failed"}})

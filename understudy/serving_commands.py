@@ -51,7 +51,10 @@ def serve(
     engine: EngineName = "onnx",
     device: Device = "auto",
     threads: Threads = 0,
-    lanes: Annotated[int, typer.Option(min=1, help="Batches that run at once, sharing the threads.")] = 1,
+    lanes: Annotated[
+        int,
+        typer.Option(min=0, help="Batches that run at once, sharing the threads; 0 takes 2 on a CPU of several cores."),
+    ] = 0,
     max_queue_tokens: Annotated[int, typer.Option(min=1, help="Tokens admitted and not yet answered.")] = 65_536,
     max_wait: Annotated[
         float, typer.Option(min=0.001, help="Seconds of work that may be queued before a request.")
