@@ -160,6 +160,9 @@ class Bundle:
 
 def _read_manifest(path: Path) -> Manifest:
     values = read_json(path)
+    files = values.get("files")
+    if not isinstance(files, dict) or not all(isinstance(entry, dict) for entry in files.values()):
+        raise InputError(f"{path} does not list its files: export the model again")
     version = values.pop("format_version", None)
     values.pop("made_by", None)
     values.pop("temperature", None)  # for other readers; it stands in the calibration too

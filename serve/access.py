@@ -8,17 +8,23 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from common.errors import ForbiddenError, InputError, UnauthorizedError, UnderstudyError
+from common.errors import ForbiddenError, InputError, NotFoundError, UnauthorizedError, UnderstudyError
 from serve.responses import error_response
 
 KEYS_VARIABLE, ADMIN_KEYS_VARIABLE = "UNDERSTUDY_KEYS", "UNDERSTUDY_ADMIN_KEYS"
 # Shorter ones can be guessed.
 _LEAST_CHARACTERS = 16
-# What a load balancer asks, and the page, which holds nothing and asks for a key itself.
-_OPEN = frozenset({"/", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"})
+# What a load balancer asks, the page, which holds nothing and asks for a key itself, and the API's description.
+_OPEN = frozenset(
+    {"/", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"}
+)
+_OPEN_BELOW = "/swagger/"
+# In a request's scope.
+_ADMIN = "understudy.admin"
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,10 @@ class AccessSettings:
                     f"`openssl rand -hex 32` makes one"
                 )
         for origin in self.origins:
-            if origin != "*" and not origin.startswith(("http://", "https://")):
+            parts = urlsplit(origin)
+            if origin != "*" and (
+                parts.scheme not in ("http", "https") or origin != f"{parts.scheme}://{parts.netloc}"
+            ):
                 raise InputError(f"'{origin}' is no origin: write it as https://host[:port], or * for all")
 
 
@@ -68,7 +77,7 @@ def read_keys(path: Path | None, variable: str) -> tuple[str, ...]:
 
 
 class Access:
-    """Middleware that lets a request on if it may pass."""
+    """Middleware that lets a request on if it may pass, and notes whether an admin sent it."""
 
     def __init__(self, app: ASGIApp, settings: AccessSettings):
         self._app = app
@@ -76,35 +85,36 @@ class Access:
         self._admin_keys = _digests(settings.admin_keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (self._keys or _is_for_admins(scope)):
+        if scope["type"] == "http":
             try:
                 self._check(scope)
             except UnderstudyError as error:
-                response = error_response(error, scope["path"])
-                if error.status == 401:
-                    response.headers["WWW-Authenticate"] = "Bearer"
-                await response(scope, receive, send)
+                await error_response(error, scope["path"])(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
     def _check(self, scope: Scope) -> None:
-        if scope["path"] in _OPEN:
+        path = scope["path"]
+        if not path.isprintable():
+            raise NotFoundError("no route has control characters")
+        given = _digest(_bearer(scope)) if self._keys or self._admin_keys else b""
+        scope[_ADMIN] = _among(given, self._admin_keys)
+        if not self._keys or scope[_ADMIN] or path in _OPEN or path.startswith(_OPEN_BELOW):
             return
-        given = _digest(_bearer(scope))
-        admin = _among(given, self._admin_keys)
-        if _is_for_admins(scope):
-            if not self._admin_keys:
-                raise ForbiddenError("the server was started without admin keys, so nobody may change its models")
-            if not admin:
-                known = _among(given, self._keys)
-                raise ForbiddenError("this takes an admin key") if known else UnauthorizedError("this takes a key")
-        elif not admin and not _among(given, self._keys):
+        if not _among(given, self._keys):
             raise UnauthorizedError("a key is needed: send it as 'Authorization: Bearer KEY'")
 
 
-def _is_for_admins(scope: Scope) -> bool:
-    path = scope["path"]
-    return scope["method"] == "POST" and path.startswith("/v2/repository/models/") and path.endswith("/load")
+def require_admin(scope: Scope, settings: AccessSettings) -> None:
+    """Lets on only what an admin sent; for routes to ask, which know best what they are.
+
+    Raises:
+        ForbiddenError: no admin key was shown, or there is none.
+    """
+    if not settings.admin_keys:
+        raise ForbiddenError("the server was started without admin keys, so nobody may change its models")
+    if not scope.get(_ADMIN):
+        raise ForbiddenError("this takes an admin key")
 
 
 def _bearer(scope: Scope) -> bytes:

@@ -13,8 +13,9 @@ from serve.codec import Prediction
 
 # Texts that "recent" and "at first" stand for.
 WINDOW = 1000
-# The pairs of labels that are listed.
+# The pairs of labels that are listed, and that are counted at all.
 _SHOWN_PAIRS = 20
+_KEPT_PAIRS = 10_000
 # Below any probability that float32 tells from 0.
 _LEAST = 1e-9
 
@@ -36,15 +37,19 @@ class Agreement:
 
     def compare(self, student: Prediction, teacher: Prediction) -> float:
         """Counts one text's two answers and returns their divergence."""
-        agreed = student.answer == teacher.answer
+        agreed = student.agrees_with(teacher)
         divergence = divergence_of(student, teacher)
         self.compared += 1
         self.agreed += agreed
         self._divergence += divergence
-        self._by_label[teacher.answer] += 1
-        if not agreed:
-            self._disagreed_by_label[teacher.answer] += 1
-            self._pairs[student.answer, teacher.answer] += 1
+        own = set(student.chosen)
+        for label in teacher.chosen:
+            self._by_label[label] += 1
+            self._disagreed_by_label[label] += label not in own
+        pair = student.answer, teacher.answer
+        # Where texts may have several labels there is no end of pairs.
+        if not agreed and (pair in self._pairs or len(self._pairs) < _KEPT_PAIRS):
+            self._pairs[pair] += 1
         self._recent.append((agreed, divergence))
         return divergence
 

@@ -126,7 +126,7 @@ def fit_threshold(student: Sequence[Prediction], teacher: Sequence[Prediction], 
         target: the share.
     """
     sure = np.array([confidence(answer) for answer in student])
-    agree = np.array([own.answer == other.answer for own, other in zip(student, teacher, strict=True)])
+    agree = np.array([own.agrees_with(other) for own, other in zip(student, teacher, strict=True)])
     # Nothing, up to each text's own confidence, and everything.
     for threshold in (0.0, *np.unique(sure), math.nextafter(float(sure.max()), math.inf)):
         escalated = sure < threshold

@@ -60,6 +60,10 @@ class Prediction:
         """`chosen` as one value of a table."""
         return SEPARATOR.join(self.chosen)
 
+    def agrees_with(self, other: Prediction) -> bool:
+        """Whether both choose the same labels, whatever the order that each model has them in."""
+        return set(self.chosen) == set(other.chosen)
+
     def ranked(self, top_k: int | None = None, *, raw: bool = False) -> list[tuple[str, float]]:
         """Labels with their scores (or logits), best first; equal ones in the model's order."""
         values = self.logits if raw else self.scores

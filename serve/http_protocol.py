@@ -15,8 +15,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 # Until the head of a request must be there, and until a caller must read on.
 HEAD_SECONDS = 20.0
 READ_SECONDS = 30.0
-# Of a request's line and headers.
+# Of a request's line and headers, and of what there is about its body: the lengths of its chunks, and what comes behind
+# it. The parser keeps a line until it ends.
 HEAD_BYTES = 64 * 1024
+OTHER_BYTES = 32 * 1024 * 1024
 
 
 # In a request's scope: whether its body was there when its work began, so that nobody needs to wait for it.
@@ -41,9 +43,9 @@ class _Joined:
         self._transport.close()
 
     def _flush(self) -> None:
-        if self._parts:
+        if self._parts and not self._transport.is_closing():
             self._transport.write(b"".join(self._parts))
-            self._parts.clear()
+        self._parts.clear()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -55,13 +57,13 @@ class PatientHttpProtocol(HttpToolsProtocol):
     def __init__(self, *arguments: Any, **options: Any):
         super().__init__(*arguments, **options)
         self._in_head = False
-        self._head_bytes = 0
+        self._head_bytes = self._body_bytes = self._other_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._read_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(_Joined(transport, self.loop))  # type: ignore[arg-type]
-        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._give_up)
+        self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_head_timer()
@@ -71,10 +73,20 @@ class PatientHttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_head = True
-        self._head_bytes = 0
+        self._head_bytes = self._body_bytes = self._other_bytes = 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # What comes behind a body looks like headers and is none.
+        if self._in_head:
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        super().on_body(body)
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        self._stop_head_timer()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -82,16 +94,26 @@ class PatientHttpProtocol(HttpToolsProtocol):
         cast(dict[str, Any], self.cycle.scope)[WHOLE_BODY] = True
 
     def data_received(self, data: bytes) -> None:
+        in_head, body_bytes = self._in_head, self._body_bytes
         super().data_received(data)
-        if not self._in_head:
-            # Nearly every request comes in one piece, for which a timer would be started in vain.
-            self._stop_head_timer()
-            return
-        self._head_bytes += len(data)
-        if self._head_bytes > HEAD_BYTES:
+        if in_head and self._in_head:
+            self._head_bytes += len(data)
+        elif not in_head and not self._in_head:
+            self._other_bytes += len(data) - (self._body_bytes - body_bytes)
+        if self._head_bytes > HEAD_BYTES or self._other_bytes > OTHER_BYTES:
             self._give_up()
-        elif self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_SECONDS, self._give_up)
+        # Whatever was sent, a request must follow; nearly every one has come whole, for which no timer is started.
+        if not self._working:
+            self._await_head()
+
+    @property
+    def _working(self) -> bool:
+        """Whether a request of this connection is not yet answered."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _unsupported_upgrade_warning(self) -> None:
+        # Callers may ask for what there is not; that is no news for the log.
+        pass
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -101,8 +123,18 @@ class PatientHttpProtocol(HttpToolsProtocol):
         self._stop_read_timer()
         super().resume_writing()
 
-    def _give_up(self) -> None:
+    def _await_head(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_SECONDS, self._head_is_late)
+
+    def _head_is_late(self) -> None:
         self._head_timer = None
+        if self._working:  # on a request that came before
+            self._await_head()
+        else:
+            self.transport.abort()
+
+    def _give_up(self) -> None:
         self.transport.abort()
 
     def _stop_head_timer(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from prometheus_client import (
     CollectorRegistry,
@@ -67,12 +67,12 @@ class ServerMetrics:
         counters[0].inc()
         counters[1].observe(seconds)
 
-    def texts(self, model: str, outcome: str, count: int = 1) -> None:
-        """Texts that a model answered, or, as 'failed', that have an error."""
+    def text(self, model: str, outcome: str) -> None:
+        """One text that a model 'answered', or that 'failed'."""
         counter = self._texts_of.get((model, outcome))
         if counter is None:
             counter = self._texts_of[model, outcome] = self._texts.labels(model, outcome)
-        counter.inc(count)
+        counter.inc()
 
     def truncated(self) -> None:
         """One text that lost tokens."""
@@ -105,10 +105,10 @@ class ServerMetrics:
         if count:
             self._escalations.labels(outcome).inc(count)
 
-    def compared(self, agreed: bool, label: str, divergence: float) -> None:
-        """One sampled text with the answers of both."""
+    def compared(self, agreed: bool, missed: Iterable[str], divergence: float) -> None:
+        """One sampled text with the answers of both; `missed` are the teacher's labels that the student's has not."""
         self._shadow.labels("agreed" if agreed else "disagreed").inc()
-        if not agreed:
+        for label in missed:
             self._shadow_labels.labels(label).inc()
         self._divergence.observe(divergence)
 

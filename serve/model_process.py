@@ -65,12 +65,14 @@ class LoadedModel:
     Attributes:
         number: what the two processes call it.
         codec: its tokenizer and head, on this side.
+        name: what callers call it.
         device: where it runs.
         padding_cost: as `Model.padding_cost`.
     """
 
     number: int
     codec: Codec
+    name: str = ""
     device: str = ""
     padding_cost: float = 1.0
 
@@ -156,15 +158,18 @@ class ModelProcess:
         """Returns at once, or when a lost process has been replaced."""
         await self._up.wait()
 
-    async def load(self, codec: Codec) -> LoadedModel:
+    async def load(self, codec: Codec, name: str = "") -> LoadedModel:
         """Opens a bundle's model.
+
+        Args:
+            name: what callers call it.
 
         Raises:
             InputError: the model cannot be opened, or the bundle was changed since the codec was read.
             WorkFailedError: CUDA is asked for and cannot be had, or packages are missing.
             NotReadyError: the process was lost on the way.
         """
-        model = LoadedModel(next(self._numbers), codec)
+        model = LoadedModel(next(self._numbers), codec, name)
         await self._open(model)
         self._models[model.number] = model
         return model
@@ -184,21 +189,20 @@ class ModelProcess:
         """
         lengths, body = pack_texts(batch)
         try:
-            async with asyncio.timeout(_STALLED_SECONDS):
-                answer = await self._ask({"do": "run", "model": model.number, "lengths": lengths}, body)
-        except TimeoutError:
-            _LOG.error("the model process has worked on a batch for %d s and is killed", _STALLED_SECONDS)
-            assert self._process is not None
-            self._process.kill()
-            raise NotReadyError("the worker that held the request was lost; try again") from None
+            answer = await self._ask({"do": "run", "model": model.number, "lengths": lengths}, body)
+        except NotReadyError:
+            if self.ready and model.number in self._models:
+                # It runs, and has not what it should have: only a new one would.
+                self._kill("does not have a model that it should have")
+            raise
         logits = np.frombuffer(answer.body, np.float32).reshape(len(batch), -1)
         outcomes: list[Prediction | UnderstudyError] = list(model.codec.predictions(batch, logits))
         for row, reason in answer.head["errors"].items():
             outcomes[int(row)] = WorkFailedError(reason)
         return BatchResult(outcomes, answer.head["seconds"])
 
-    async def stop(self) -> None:
-        """Ends the process."""
+    async def stop(self, *, at_once: bool = False) -> None:
+        """Ends the process, if need be without waiting for its batch."""
         self._stopping = True
         self._up.clear()
         if self._revival is not None:
@@ -206,6 +210,8 @@ class ModelProcess:
         if self._link is not None and self._link.transport is not None:
             self._link.transport.close()
         if self._process is not None:
+            if at_once:
+                self._process.kill()
             await asyncio.to_thread(_end, self._process)
 
     async def _open(self, model: LoadedModel) -> None:
@@ -231,10 +237,20 @@ class ModelProcess:
         assert self._link is not None
         self._link.waiting[number] = answer
         self._send({**head, "id": number}, body)
-        frame = await answer
+        try:
+            async with asyncio.timeout(_STALLED_SECONDS):
+                frame = await answer
+        except TimeoutError:
+            self._kill(f"has not answered for {_STALLED_SECONDS} s")
+            raise NotReadyError("the worker that held the request was lost; try again") from None
         if error := frame.head.get("error"):
             raise _ERRORS[error["kind"]](error["message"])
         return frame
+
+    def _kill(self, reason: str) -> None:
+        _LOG.error("the model process %s and is killed", reason)
+        if self._process is not None:
+            self._process.kill()
 
     def _send(self, head: dict[str, Any], body: bytes = b"") -> None:
         if self._link is None or self._link.transport is None:
@@ -272,7 +288,9 @@ class ModelProcess:
                 await self._spawn()
                 for model in list(self._models.values()):
                     await self._open_anew(model)
-            except (UnderstudyError, OSError) as error:
+                if self._link is None or self._link.transport is None:
+                    raise NotReadyError("it was lost again at once")
+            except Exception as error:  # whatever it is, to give up would leave a server that does nothing
                 self._failures += 1
                 _LOG.error("the model process could not be started anew: %s", error)
                 if self._link is not None and self._link.transport is not None:

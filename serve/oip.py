@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request, Response
 
 from common.errors import InputError, NotReadyError, TooLargeError
 from common.tokenization import Text
+from serve.access import require_admin
 from serve.codec import Prediction
 from serve.documented import CLASSIFYING, errors, takes
 from serve.repository import ServedModel
@@ -182,7 +183,8 @@ async def load(request: Request, name: str) -> Response:
     A bundle that will not do leaves the old one serving. A name that is not there yet becomes one more model.
     """
     service: Service = request.app.state.service
-    body = await read_json_body(request, service.limits) if await request.body() else {}
+    require_admin(request.scope, service.settings.access)
+    body = await read_json_body(request, service.limits, empty={})
     parameters = (body.get("parameters") or {}) if isinstance(body, dict) else None
     bundle = parameters.get("bundle") if isinstance(parameters, dict) else None
     if not isinstance(parameters, dict) or not isinstance(bundle, str | None):

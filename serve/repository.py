@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from common.errors import InputError, NotFoundError
+from common.errors import InputError, NotFoundError, shown
 from serve.codec import Codec, open_codec
 from serve.model_process import LoadedModel, ModelProcess
 
 _LOG = logging.getLogger("understudy.serve")
+
+_NAME = re.compile(r"[\w.-]{1,128}")
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,14 @@ class ModelSource:
     path: Path
     name: str | None = None
 
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            InputError: a name that could not stand in a URL.
+        """
+        if self.name is not None and not _NAME.fullmatch(self.name):
+            raise InputError(f"'{shown(self.name)}' is no name for a model: letters, digits, '-', '_' and '.' make one")
+
     @classmethod
     def parse(cls, value: str) -> ModelSource:
         """`PATH` or `NAME=PATH`.
@@ -39,8 +50,6 @@ class ModelSource:
         name, equals, path = value.partition("=")
         if not equals or Path(value).exists():
             return cls(Path(value))
-        if not name or not all(character.isalnum() or character in "-_." for character in name):
-            raise InputError(f"'{name}' is no name for a model: letters, digits, '-', '_' and '.' make one")
         return cls(Path(path), name)
 
 
@@ -53,13 +62,14 @@ class ServedModel:
         source: where it came from.
         loaded: what the model process has.
         users: requests that work with it, so that it stays open until the last is answered.
+        successor: what took its place, if anything did.
     """
 
     name: str
     source: ModelSource
     loaded: LoadedModel
     users: int = 0
-    retired: bool = False
+    successor: ServedModel | None = None
 
     @property
     def codec(self) -> Codec:
@@ -88,10 +98,10 @@ class Repository:
 
     Args:
         process: where the models are opened.
-        check: raises `InputError` for a model that may not take the place of another (or of none).
+        check: raises `InputError` for a bundle that may not take the place of a model.
     """
 
-    def __init__(self, process: ModelProcess, check: Callable[[ServedModel, ServedModel | None], None]):
+    def __init__(self, process: ModelProcess, check: Callable[[Codec, ServedModel], None]):
         self._process = process
         self._check = check
         self._models: dict[str, list[ServedModel]] = {}
@@ -142,48 +152,44 @@ class Repository:
             versions.append(model)
             return model
 
-    async def reload(self, model: ServedModel, path: Path | None = None) -> ServedModel:
+    async def reload(self, model: ServedModel, path: Path | None = None) -> tuple[ServedModel, ServedModel]:
         """Loads a bundle in a model's place; until that has gone well, the old one serves.
 
         Args:
             path: of the new bundle; by default the old one's, whose contents may be new.
 
         Returns:
-            What serves now: the same one if the bundle has not changed.
+            The one that served so far, which may be a successor of `model`, and the one that serves now: the same if
+            the bundle has not changed.
 
         Raises:
             InputError: the new bundle will not do.
-            NotFoundError: the model has been replaced meanwhile.
         """
         async with self._changing:
-            versions = self._models.get(model.name, [])
-            if model not in versions:
-                raise NotFoundError(f"the model '{model.name}' of version {model.version} is no longer there")
+            while model.successor is not None:
+                model = model.successor
             source = replace(model.source, path=path or model.source.path)
             fresh = await self._load(source, model)
             if fresh is model:
-                return model
+                return model, model
+            versions = self._models[model.name]
             if any(other.version == fresh.version for other in versions if other is not model):
                 self._process.unload(fresh.loaded)
                 raise InputError(f"{source.path}: version {fresh.version} of the model '{model.name}' is there already")
             versions[versions.index(model)] = fresh
-            model.retired = True
+            model.successor = fresh
             self._close_if_unused(model)
-            return fresh
+            return model, fresh
 
     async def _load(self, source: ModelSource, old: ServedModel | None) -> ServedModel:
         codec = await asyncio.to_thread(open_codec, source.path)
-        if old is not None and source == old.source and codec.bundle.manifest == old.codec.bundle.manifest:
-            return old
-        loaded = await self._process.load(codec)
-        model = ServedModel(old.name if old else source.name or codec.name, source, loaded)
-        try:
-            self._check(model, old)
-        except InputError:
-            self._process.unload(loaded)
-            raise
-        return model
+        if old is not None:
+            if source == old.source and codec.bundle.manifest == old.codec.bundle.manifest:
+                return old
+            self._check(codec, old)
+        name = old.name if old else source.name or codec.name
+        return ServedModel(name, source, await self._process.load(codec, name))
 
     def _close_if_unused(self, model: ServedModel) -> None:
-        if model.retired and model.users == 0:
+        if model.successor is not None and model.users == 0:
             self._process.unload(model.loaded)

@@ -41,8 +41,11 @@ class ServiceLimits:
             raise InputError("limits on a request must be above 0")
 
 
-async def read_json_body(request: Request, limits: ServiceLimits) -> Any:
+async def read_json_body(request: Request, limits: ServiceLimits, *, empty: Any = None) -> Any:
     """The request's body as JSON.
+
+    Args:
+        empty: what no body at all stands for; None for an error.
 
     Raises:
         TooLargeError: more bytes than the limit, by its header or in fact.
@@ -56,6 +59,8 @@ async def read_json_body(request: Request, limits: ServiceLimits) -> Any:
             raise TooLargeError(f"the body has {len(body):,} bytes; the limit is {limits.body_bytes:,}")
     else:
         body = await _arriving_body(request, limits)
+    if not body and empty is not None:
+        return empty
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:

@@ -28,6 +28,8 @@ def error_response(error: UnderstudyError, path: str) -> Response:
     """An error in the shape of the protocol that `path` belongs to."""
     retry_after = error.retry_after if isinstance(error, OverloadedError) else _NOT_READY_SECONDS
     headers = {"Retry-After": str(retry_after)} if error.status in (429, 503) else None
+    if error.status == 401:
+        headers = {"WWW-Authenticate": "Bearer"}
     status, message = error.status, str(error)
     if path == "/v2" or path.startswith("/v2/"):
         return json_response({"error": message}, status, headers)

@@ -40,10 +40,14 @@ Outcome = Prediction | UnderstudyError
 _RATE_DECAY = 0.99
 # Tokens of a batch from which on it tells the rate: a lone short text takes nearly as long as a dozen.
 _RATE_TOKENS = 128
+# Until what was admitted must be answered when the server ends; its callers have had their grace by then.
+_STOP_SECONDS = 5.0
 # Between two looks for what is late.
 _CLOCK_SECONDS = 0.1
-# Texts of a batch that nobody waits for, so that whoever comes meanwhile waits little.
+# Texts of a batch that nobody waits for, so that whoever comes meanwhile waits little; and the seconds after which one
+# such batch runs even though others wait, so that what is done in the background gets on under any load.
 _BACKGROUND_ITEMS = 8
+_BACKGROUND_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,7 @@ class Scheduler:
         self._on_batch = on_batch
         self._waiting: deque[_Job] = deque()
         self._background: deque[_Job] = deque()
+        self._background_ran = 0.0
         self._admitted = 0
         self._admitted_items = 0
         self._rate = 0.0
@@ -153,18 +158,19 @@ class Scheduler:
         for lane in range(self._settings.lanes):
             self._workers.append(asyncio.create_task(self._work(), name=f"scheduler {lane}"))
 
-    async def stop(self) -> None:
-        """Admits nothing more, answers what was admitted, ends."""
+    async def stop(self, *, at_once: bool = False) -> None:
+        """Admits nothing more, answers what was admitted as far as that can be done in a few seconds, ends."""
         self._closing = True
         self._wake.set()
-        if not self._runner.ready:
-            for worker in self._workers:
-                worker.cancel()
         if self._workers:
+            seconds = 0 if at_once or not self._runner.ready else _STOP_SECONDS
+            _, late = await asyncio.wait(self._workers, timeout=seconds)
+            for worker in late:
+                worker.cancel()
             await asyncio.wait(self._workers)
         if self._clock is not None:
             self._clock.cancel()
-        for job in (*self._waiting, *self._background):
+        for job in (*self._running, *self._waiting, *self._background):
             _settle(job, NotReadyError("the server is stopping"))
 
     def check_room(self) -> None:
@@ -225,15 +231,10 @@ class Scheduler:
         else:
             self._waiting.extend(jobs)
         self._wake.set()
-        try:
-            return await _outcomes(jobs)
-        finally:
-            # Whether the time was up or the caller went away: nobody waits for these any more.
-            for job in jobs:
-                job.outcome.cancel()
+        return await _outcomes(jobs)
 
     async def answer_in_background(self, model: LoadedModel, texts: Sequence[Encoded]) -> list[Outcome]:
-        """The outcomes of texts that nobody waits for; they run only while nothing else does.
+        """The outcomes of texts that nobody waits for; they run while nothing else does, and else a few a second.
 
         Raises:
             NotReadyError: as `answer`.
@@ -242,11 +243,7 @@ class Scheduler:
         jobs = [_Job(model, text, loop.create_future()) for text in texts]
         self._background.extend(jobs)
         self._wake.set()
-        try:
-            return await _outcomes(jobs)
-        finally:
-            for job in jobs:
-                job.outcome.cancel()
+        return await _outcomes(jobs)
 
     def _overloaded(self) -> OverloadedError:
         return OverloadedError("the queue is full; try again later", max(1, math.ceil(self.wait)))
@@ -255,7 +252,7 @@ class Scheduler:
         while True:
             if not self._runner.ready:
                 await self._runner.wait_until_ready()
-            batch = self._next_batch() or self._next_background_batch()
+            batch = self._overdue_background_batch() or self._next_batch() or self._next_background_batch()
             if not batch:
                 if self._closing:
                     return
@@ -329,6 +326,11 @@ class Scheduler:
         self._waiting.extendleft(reversed(rest))
         return batch
 
+    def _overdue_background_batch(self) -> list[_Job]:
+        if not self._background or time.monotonic() - self._background_ran < _BACKGROUND_SECONDS:
+            return []
+        return self._next_background_batch()
+
     def _next_background_batch(self) -> list[_Job]:
         batch: list[_Job] = []
         tokens = 0
@@ -341,11 +343,17 @@ class Scheduler:
             if not job.outcome.done():
                 batch.append(job)
                 tokens = longest
+        self._background_ran = time.monotonic()
         return batch
 
 
 async def _outcomes(jobs: Sequence[_Job]) -> list[Outcome]:
-    outcomes = [await job.outcome for job in jobs]
+    try:
+        outcomes = [await job.outcome for job in jobs]
+    finally:
+        # Whether the time was up or the caller went away: nobody waits for these any more.
+        for job in jobs:
+            job.outcome.cancel()
     for outcome in outcomes:
         if isinstance(outcome, NotReadyError | DeadlineError):
             raise outcome

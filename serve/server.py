@@ -51,6 +51,8 @@ def run_server(settings: ServiceSettings, *, host: str, port: int, drain: float 
     """
     started = time.monotonic()
     _allow_many_connections()
+    # Until there is something to reload; its default would end the server.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with _listen(host, port) as listener:
         app = create_app(settings)
         config = uvicorn.Config(
@@ -74,11 +76,13 @@ async def _serve(
     config: uvicorn.Config, service: Service, listener: socket.socket, started: float, drain: float
 ) -> None:
     await service.start()
+    server: _Server | None = None
     try:
         say(f"{_described(service)} at {_url(listener)} after {time.monotonic() - started:.1f} s. Ctrl-C stops it.")
-        await _Server(config, service, drain).serve(sockets=[listener])
+        server = _Server(config, service, drain)
+        await server.serve(sockets=[listener])
     finally:
-        await service.stop()
+        await service.stop(at_once=server is not None and server.force_exit)
 
 
 class _Server(uvicorn.Server):

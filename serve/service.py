@@ -16,7 +16,7 @@ from common.batching import BatchLimits
 from common.errors import InputError, NotReadyError, TooLargeError, UnderstudyError
 from common.tokenization import Encoded
 from serve.cascade import check_pair, confidence
-from serve.codec import Prediction
+from serve.codec import Codec, Prediction
 from serve.metrics import ServerMetrics
 from serve.model_process import LoadedModel, ModelProcess
 from serve.repository import ModelSource, Repository, ServedModel
@@ -43,11 +43,6 @@ class Answer:
     served_by: str
     abstained: bool = False
 
-    @property
-    def label(self) -> str | None:
-        """The label; None for an answer that abstains."""
-        return None if self.abstained else self.prediction.label
-
 
 Outcome = Answer | UnderstudyError
 
@@ -72,7 +67,6 @@ class Service:
         self.teacher: Teacher | None = None
         self.draining = False
         self._default: ServedModel | None = None
-        self._names: dict[int, str] = {}
         self._refused: dict[str, str] = {}
         self._watch: asyncio.Task[None] | None = None
         self.metrics.watch("queue_items", "Texts waiting", lambda: self.scheduler.waiting_items)
@@ -81,7 +75,11 @@ class Service:
         )
         self.metrics.watch("queue_seconds", "What is queued, by the rate of late", lambda: self.scheduler.wait)
         self.metrics.watch("ready", "Whether a request would be worked on", lambda: self.ready)
-        self.metrics.watch("worker_restarts", "Times the model process was lost", lambda: self.process.restarts)
+        self.metrics.watch(
+            "worker_restarts",
+            "Times that the model process was started anew, failed ones too",
+            lambda: self.process.restarts,
+        )
 
     @property
     def ready(self) -> bool:
@@ -111,32 +109,38 @@ class Service:
             return
         try:
             await self.process.start()
-            served = [self._named(await self.repository.add(source)) for source in self.settings.models]
+            names = [(await self.repository.add(source)).name for source in self.settings.models]
+            student = self.repository.find(names[0])
             if self.settings.teacher is not None:
-                teacher = self._named(await self.repository.add(self.settings.teacher))
-                check_pair(served[0].codec, teacher.codec)
+                teacher = await self.repository.add(self.settings.teacher)
+                if teacher.name in names:
+                    raise InputError(
+                        f"the teacher and a model are both called '{teacher.name}': give it another name with "
+                        f"--teacher NAME={self.settings.teacher.path}"
+                    )
+                check_pair(student.codec, teacher.codec)
                 self.teacher = Teacher(
                     self.settings, self.repository, self.scheduler, self.tokenizing, self.metrics, teacher
                 )
             self.scheduler.start()
             if self.teacher is not None:
-                await self.teacher.start(served[0])
-            self._default = served[0]
+                await self.teacher.start(student)
+            self._default = student
         except BaseException:
             await self.stop()
             raise
         if self.settings.watch:
             self._watch = asyncio.create_task(self._look_for_new_bundles(), name="watch")
 
-    async def stop(self) -> None:
-        """Answers what was admitted, then ends."""
+    async def stop(self, *, at_once: bool = False) -> None:
+        """Answers what was admitted, unless it is to end at once, and ends."""
         if self._watch is not None:
             self._watch.cancel()
         if self.teacher is not None:
             await self.teacher.stop()
-        await self.scheduler.stop()
+        await self.scheduler.stop(at_once=at_once)
         self.tokenizing.stop()
-        await self.process.stop()
+        await self.process.stop(at_once=at_once)
 
     async def classify(
         self,
@@ -175,7 +179,7 @@ class Service:
             InputError, NotFoundError: as there.
         """
         try:
-            fresh = self._named(await self.repository.reload(model, path))
+            old, fresh = await self.repository.reload(model, path)
         except UnderstudyError as error:
             self.metrics.reloaded("refused")
             # Said once: whoever watches a directory tries again and again.
@@ -184,15 +188,15 @@ class Service:
             self._refused[model.name] = str(error)
             raise
         self._refused.pop(model.name, None)
-        if fresh is model:
-            _LOG.warning("%s is unchanged and goes on as it was", model.name)
-            return model
-        if model is self._default:
+        if fresh is old:
+            _LOG.warning("%s is unchanged and goes on as it was", old.name)
+            return old
+        if old is self._default:
             self._default = fresh
         if self.teacher is not None and self._default is not None:
-            await self.teacher.replaced(model, fresh, self._default)
+            self.teacher.replaced(old, fresh, self._default)
         self.metrics.reloaded("loaded")
-        _LOG.warning("%s now serves version %s in place of %s", fresh.name, fresh.version, model.version)
+        _LOG.warning("%s now serves version %s in place of %s", fresh.name, fresh.version, old.version)
         return fresh
 
     async def load(self, name: str, path: Path | None = None) -> ServedModel:
@@ -202,7 +206,7 @@ class Service:
             InputError, NotFoundError: as `Repository.reload`.
         """
         if path is not None and not any(model.name == name for model in self.repository):
-            model = self._named(await self.repository.add(ModelSource(path, name)))
+            model = await self.repository.add(ModelSource(path, name))
             self.metrics.reloaded("loaded")
             return model
         return await self.reload(self.repository.find(name), path)
@@ -244,51 +248,55 @@ class Service:
         truncated = 0
         for outcome in outcomes:
             if isinstance(outcome, Answer):
-                self.metrics.texts(outcome.served_by, "answered")
+                self.metrics.text(outcome.served_by, "answered")
                 if outcome.abstained:
                     self.metrics.abstained()
                 if outcome.prediction.truncated:
                     self.metrics.truncated()
                     truncated += 1
             else:
-                self.metrics.texts(model.name, "failed")
+                self.metrics.text(model.name, "failed")
         request.scope["texts"] = {"model": model.name, "texts": len(outcomes), "truncated": truncated}
 
     async def _replace_changed(self, loaded: LoadedModel) -> None:
-        """The model process is started anew, and the bundle that it had is no longer there: what is there serves."""
+        """The model process is started anew and cannot open what it had: if another bundle is there, that one serves.
+
+        Raises:
+            InputError: none is, or it will not do either.
+        """
         for model in list(self.repository):
-            if model.loaded is loaded:
-                await self.reload(model)
+            if model.loaded is loaded and await self.reload(model) is model:
+                raise InputError(f"{model.source.path} cannot be opened again")
 
     def _count(self, report: BatchReport) -> None:
-        self.metrics.batch(report, self._names.get(report.model.number, "unknown"))
+        self.metrics.batch(report, report.model.name)
 
-    def _named(self, model: ServedModel) -> ServedModel:
-        self._names[model.loaded.number] = model.name
-        return model
-
-    def _check_place(self, model: ServedModel, old: ServedModel | None) -> None:
+    def _check_place(self, codec: Codec, old: ServedModel) -> None:
         """Student and teacher must go on answering the same question."""
-        if self.teacher is None or old is None:
+        if self.teacher is None:
             return
         if old is self.teacher.model:
-            check_pair(self.default.codec, model.codec)
+            check_pair(self.default.codec, codec)
         elif old is self._default:
-            check_pair(model.codec, self.teacher.model.codec)
+            check_pair(codec, self.teacher.model.codec)
 
     async def _look_for_new_bundles(self) -> None:
-        seen = {model.source.path: _stamp(model.source.path) for model in self.repository}
+        seen = {(model.name, model.source.path): _stamp(model.source.path) for model in self.repository}
         while True:
             await asyncio.sleep(self.settings.watch)
             for model in list(self.repository):
-                path = model.source.path
-                stamp = _stamp(path)
-                if stamp is None or stamp == seen.get(path):
+                place = model.name, model.source.path
+                stamp = _stamp(model.source.path)
+                if stamp is None or stamp == seen.get(place):
                     continue
                 # What fails is tried again: a copy may be half done, or the model process just being started anew.
-                with contextlib.suppress(UnderstudyError):
+                try:
                     await self.reload(model)
-                    seen[path] = stamp
+                    seen[place] = stamp
+                except UnderstudyError:
+                    pass  # it is logged
+                except Exception:
+                    _LOG.exception("%s could not be looked at", model.source.path)
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
 import random
+import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -140,9 +142,10 @@ class Shadow:
                 await asyncio.sleep(seconds * (1 / self.settings.load - 1))
 
     def _compare(self, sample: _Sample, teacher: Prediction) -> None:
-        agreed = sample.student.answer == teacher.answer
+        agreed = sample.student.agrees_with(teacher)
         divergence = self.agreement.compare(sample.student, teacher)
-        self._metrics.compared(agreed, teacher.answer, divergence)
+        missed = set(teacher.chosen).difference(sample.student.chosen)
+        self._metrics.compared(agreed, missed, divergence)
         if not agreed and self._log is not None:
             self._log.emit(_record(sample, teacher))
 
@@ -150,9 +153,19 @@ class Shadow:
 class _PrivateFile(RotatingFileHandler):
     """Files that their owner alone may read, since they hold what users wrote."""
 
+    _failed = False
+
     def _open(self) -> TextIOWrapper:
         descriptor = os.open(self.baseFilename, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
+        with contextlib.suppress(OSError):  # a file that was there may be another's
+            os.fchmod(descriptor, 0o600)
         return TextIOWrapper(FileIO(descriptor, "a"), encoding=self.encoding, write_through=True)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802
+        # Without the record, which the usual handler prints: it holds a user's text. And once, not for every text.
+        if not self._failed:
+            _LOG.error("disagreements cannot be written to %s: %s", self.baseFilename, sys.exc_info()[1])
+        self._failed = True
 
 
 def open_log(path: Path) -> RotatingFileHandler:

@@ -47,6 +47,7 @@ class Teacher:
         self.fit: Fit | None = None
         self.shadow = Shadow(settings.shadow, self._opinions, metrics)
         self._settings = settings.cascade
+        self._fitting: asyncio.Task[None] | None = None
         self._budget = Budget(settings.cascade.budget)
         self._repository = repository
         self._scheduler = scheduler
@@ -60,19 +61,21 @@ class Teacher:
 
     async def stop(self) -> None:
         """Ends the comparison."""
+        if self._fitting is not None:
+            self._fitting.cancel()
         await self.shadow.stop()
 
-    async def replaced(self, old: ServedModel, fresh: ServedModel, student: ServedModel) -> None:
+    def replaced(self, old: ServedModel, fresh: ServedModel, student: ServedModel) -> None:
         """A model of the server was replaced; if it was one of the two, what was known of them is out of date."""
         if old is self.model:
             self.model = fresh
         elif fresh is not student:
             return
         self.shadow.forget()
-        try:
-            await self._fit(student)
-        except UnderstudyError as error:
-            _LOG.error("the cascade's threshold could not be fitted anew and stays %s: %s", self.threshold, error)
+        # Aside, since whoever replaced it may be what the fit would wait for: the model process on its way back.
+        if self._fitting is not None:
+            self._fitting.cancel()
+        self._fitting = asyncio.create_task(self._fit_anew(student), name="fit")
 
     async def second_opinions(
         self, texts: Sequence[Any], first: Sequence[Prediction | UnderstudyError], *, truncate: bool, deadline: float
@@ -110,6 +113,12 @@ class Teacher:
     async def _opinions(self, texts: Sequence[Text]) -> list[Prediction | None]:
         return await self._in_background(self.model, texts)
 
+    async def _fit_anew(self, student: ServedModel) -> None:
+        try:
+            await self._fit(student)
+        except UnderstudyError as error:
+            _LOG.error("the cascade's threshold could not be fitted anew and stays %s: %s", self.threshold, error)
+
     async def _fit(self, student: ServedModel) -> None:
         """
         Raises:
@@ -131,6 +140,11 @@ class Teacher:
             f"{self.fit.escalated:.1%} of {self.fit.texts:,} texts; agreement with it "
             f"{self.fit.student_agreement:.2%} without, {self.fit.agreement:.2%} with it, on these same texts"
         )
+        if self.fit.escalated > self._settings.budget:
+            say(
+                f"The budget of {self._settings.budget:.1%} is less than that, so texts like these will miss it: "
+                f"raise --escalation-budget"
+            )
 
     async def _in_background(self, model: ServedModel, texts: Sequence[Text]) -> list[Prediction | None]:
         """A model's predictions of texts, while nothing else waits; None where it has none."""

@@ -43,13 +43,15 @@ def test_without_a_key_nothing_is_told(client: TestClient, path: str) -> None:
         assert "error" in response.json()
 
 
-@pytest.mark.parametrize("path", ["/metrics", "/v1/model", "/v1/models", "/docs", "/openapi.json", "/v2", "/nowhere"])
+@pytest.mark.parametrize("path", ["/metrics", "/v1/model", "/v1/models", "/v2", "/nowhere", "/docs/x"])
 def test_reading_takes_a_key_too(client: TestClient, path: str) -> None:
     assert client.get(path).status_code == 401
     assert client.get(path, headers=_bearer(OTHER)).status_code in (200, 404)
 
 
-@pytest.mark.parametrize("path", ["/", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"])
+@pytest.mark.parametrize(
+    "path", ["/", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"]
+)
 def test_the_page_and_health_are_open(client: TestClient, path: str) -> None:
     assert client.get(path).status_code == 200
 
@@ -64,6 +66,17 @@ def test_loading_takes_an_admin_key(client: TestClient) -> None:
     refused = client.post(LOAD, headers=_bearer(KEY))
     assert (refused.status_code, refused.json()) == (403, {"error": "this takes an admin key"})
     assert client.post(LOAD, headers=_bearer(ADMIN)).status_code == 200
+
+
+@pytest.mark.parametrize("path", [f"{LOAD}%0A", f"{LOAD}%0D", f"{LOAD}/", f"/{LOAD}", LOAD.replace("load", "%6Coad")])
+def test_no_other_way_to_write_the_path_leads_past_the_admin_key(
+    client: TestClient, open_client: TestClient, teacher_bundle: Path, path: str
+) -> None:
+    body = {"parameters": {"bundle": str(teacher_bundle)}}
+    for each, headers in ((client, _bearer(KEY)), (open_client, {})):
+        before = each.get("/v1/model", headers=headers).json()["version"]
+        assert each.post(path, json=body, headers=headers).status_code in (403, 404)
+        assert each.get("/v1/model", headers=headers).json()["version"] == before
 
 
 def test_without_admin_keys_nobody_loads(open_client: TestClient) -> None:
@@ -103,6 +116,11 @@ def test_keys_come_from_a_file_and_the_environment(tmp_path: Path, monkeypatch: 
 
 
 def test_weak_keys_and_odd_origins_are_refused() -> None:
-    for settings in ({"keys": ("short",)}, {"admin_keys": ("with a space in it all",)}, {"origins": ("page.example",)}):
+    for settings in (
+        {"keys": ("short",)},
+        {"admin_keys": ("with a space in it all",)},
+        {"origins": ("page.example",)},
+        {"origins": ("https://page.example/",)},
+    ):
         with pytest.raises(InputError):
             AccessSettings(**settings)  # type: ignore[arg-type]

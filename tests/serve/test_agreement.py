@@ -57,6 +57,18 @@ def test_counts(pairs: list[tuple[int, int]]) -> None:
         assert (entry["compared"], entry["agreement"]) == (len(rows), pytest.approx(np.mean(rows)))
 
 
+def test_several_labels_agree_in_any_order_and_are_counted_one_by_one() -> None:
+    student_task, teacher_task = (Task(MULTI_LABEL, labels) for labels in (("x", "y", "z"), ("z", "y", "x")))
+    student = Prediction(student_task, np.array([0.9, 0.8, 0.1], np.float32), np.zeros(3, np.float32), 3, False)
+    same = Prediction(teacher_task, np.array([0.1, 0.8, 0.9], np.float32), np.zeros(3, np.float32), 3, False)
+    other = Prediction(teacher_task, np.array([0.7, 0.8, 0.2], np.float32), np.zeros(3, np.float32), 3, False)
+    agreement = Agreement()
+    agreement.compare(student, same)
+    agreement.compare(student, other)
+    assert agreement.as_dict()["agreement"] == 0.5
+    assert {entry["label"]: entry["agreement"] for entry in agreement.as_dict()["labels"]} == {"x": 1, "y": 1, "z": 0}
+
+
 def test_drift_is_told_once_there_is_enough_and_beside_what_chance_gives() -> None:
     rng = np.random.default_rng(0)
     agreement = Agreement()

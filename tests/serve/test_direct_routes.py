@@ -16,7 +16,7 @@ from fastapi.testclient import TestClient
 from common.tokenization import Encoded
 from serve import requests as requests_module
 from serve.codec import Codec
-from serve.model_process import BatchResult, LoadedModel
+from serve.model_process import BatchResult, EngineOptions, LoadedModel
 from serve.service import Service
 from tests.conftest import INTENTS
 from tests.serve_app import app_of
@@ -121,7 +121,7 @@ def test_a_caller_that_hangs_up_costs_no_batch(bundle: Path, monkeypatch: pytest
     monkeypatch.setattr(requests_module, "_WATCH_AFTER_SECONDS", 0.01)
 
     async def scenario() -> None:
-        app = app_of(bundle)
+        app = app_of(bundle, engine=EngineOptions(lanes=1))
         service = app.state.service
         await service.start()
         model = _SlowModel(service, monkeypatch)
@@ -152,7 +152,7 @@ def test_a_cancelled_server_is_no_hung_up_caller(bundle: Path, monkeypatch: pyte
     monkeypatch.setattr(requests_module, "_WATCH_AFTER_SECONDS", 0.01)
 
     async def scenario() -> None:
-        app = app_of(bundle)
+        app = app_of(bundle, engine=EngineOptions(lanes=1))
         await app.state.service.start()
         model = _SlowModel(app.state.service, monkeypatch)
         ask, sent = _asking(app, asyncio.Event())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -104,6 +106,21 @@ def test_a_killed_worker_costs_few_requests_and_none_a_wrong_answer(student_bund
         wait_until(lambda: callers.outcomes["right"] > before + 40)
         assert "understudy_worker_restarts 2.0" in httpx.get(f"{server.url}/metrics").text
     assert set(callers.outcomes) <= {"right", "503"}
+
+
+def test_a_worker_that_hangs_does_not_keep_the_server_from_ending(student_bundle: Path) -> None:
+    with ServerProcess(student_bundle) as server, ThreadPoolExecutor(1) as caller:
+        worker = _worker_of(server)
+        os.kill(worker, signal.SIGSTOP)
+        held = caller.submit(httpx.post, f"{server.url}/v1/classify", json={"inputs": TEXTS[:1]}, timeout=60)
+        time.sleep(0.3)
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        # Asked twice, it ends at once.
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(15) == 0
+        assert held.exception() is not None or held.result().status_code == 503
+    assert not _alive(worker)
 
 
 def test_the_worker_ends_with_a_server_that_is_killed(student_bundle: Path) -> None:
@@ -213,6 +230,42 @@ def test_a_head_that_trickles_or_never_ends_ends_the_connection(impatient: Any) 
             await reader.readexactly(1)
 
     impatient(trickle)
+    impatient(flood)
+
+
+@pytest.mark.parametrize("sent", [b"\r\n", b"POST / HTTP/1.1\r\nContent-Length: 100\r\n\r\nx"])
+def test_a_connection_on_which_nothing_comes_of_it_ends(
+    impatient: Any, sent: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_protocol, "READ_SECONDS", 30)
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(sent)
+        with contextlib.suppress(ConnectionError):
+            while await reader.read(1 << 20):
+                writer.write(b"\r\n" if sent == b"\r\n" else b"x")
+
+    impatient(talk)
+
+
+def test_what_comes_behind_a_body_is_no_header_and_takes_no_memory(
+    impatient: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_protocol, "OTHER_BYTES", 200_000)
+    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 30)
+    monkeypatch.setattr(http_protocol, "READ_SECONDS", 30)
+
+    async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async def write() -> None:
+            writer.write(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n")
+            while True:
+                writer.write(b"a: " + b"b" * 10_000 + b"\r\n")
+                await writer.drain()
+                await asyncio.sleep(0)
+
+        with pytest.raises(ConnectionError):
+            await asyncio.gather(write(), reader.read(-1))
+
     impatient(flood)
 
 

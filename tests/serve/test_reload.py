@@ -7,6 +7,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +108,8 @@ def test_several_models_by_name_and_version(student_bundle: Path, teacher_bundle
             for name, version in (("one", versions[0]), ("one", versions[1]), ("two", versions[0]))
         ]
         assert client.get("/v2/models/one").json()["versions"] == versions
-        # The first given answers where nobody is named; of several versions of a name the last.
-        assert client.get("/v1/model").json()["version"] == versions[0]
+        # The first name answers where none is named; of several versions of a name the last.
+        assert client.get("/v1/model").json()["version"] == versions[1]
         assert client.get("/v1/model", params={"name": "one"}).json()["version"] == versions[1]
         both = {}
         for version, bundle in zip(versions, (student_bundle, teacher_bundle), strict=True):
@@ -119,6 +120,7 @@ def test_several_models_by_name_and_version(student_bundle: Path, teacher_bundle
         for wrong in ({"model": "three"}, {"model": "one", "version": "0"}):
             assert client.post("/v1/classify", json={"inputs": TEXTS, **wrong}).status_code == 404
         assert _load(client, "three").status_code == 404
+        assert _load(client, "a b", bundle=str(teacher_bundle)).status_code == 422
         assert _load(client, "three", bundle=str(teacher_bundle)).json()["name"] == "three"
         assert client.post("/v1/classify", json={"inputs": TEXTS, "model": "three"}).status_code == 200
 
@@ -216,6 +218,63 @@ def test_a_watched_directory_is_tried_until_it_holds_a_whole_bundle(
         (tmp_path / "later").rename(half / "model.onnx")
         wait_until(lambda: client.get("/v1/model").json()["version"] == _version(teacher_bundle))
     assert caplog.text.count("goes on as it was") == 1
+
+
+def test_two_models_of_one_directory_are_both_reloaded(place: Path, teacher_bundle: Path) -> None:
+    app = app_of(place, watch=0.05)
+    object.__setattr__(app.state.service.settings, "models", (ModelSource(place, "one"), ModelSource(place, "two")))
+    with TestClient(app) as client:
+        _point(place, teacher_bundle)
+        wait_until(
+            lambda: (
+                {each["version"] for each in client.get("/v1/models").json()["models"]} == {_version(teacher_bundle)}
+            )
+        )
+
+
+def test_loads_at_once_of_one_name_all_end_well(client: TestClient, student_bundle: Path, teacher_bundle: Path) -> None:
+    with ThreadPoolExecutor(3) as callers:
+        bundles = [teacher_bundle, student_bundle, teacher_bundle]
+        answers = list(callers.map(lambda bundle: _load(client, "bundle", bundle=str(bundle)), bundles))
+    assert [answer.status_code for answer in answers] == [200] * 3
+    assert client.get("/v1/model").json()["version"] in {answer.json()["version"] for answer in answers}
+
+
+def test_a_worker_that_cannot_open_its_model_again_is_not_called_ready(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    process: Any = client.app.state.service.process  # type: ignore[attr-defined]
+    usual, broken = process._open, True
+
+    async def fails(model: Any) -> None:
+        if broken:
+            raise InputError("out of memory, as it would be told")
+        await usual(model)
+
+    monkeypatch.setattr(process, "_open", fails)
+    os.kill(process.pid, signal.SIGKILL)
+    wait_until(lambda: "could not be started anew" in caplog.text)
+    assert client.get("/health/ready").status_code == 503
+    assert client.post("/v1/classify", json={"inputs": TEXTS}).status_code == 503
+    wait_until(lambda: client.get("/health/live").status_code == 503)
+    broken = False
+    wait_until(lambda: client.get("/health/ready").status_code == 200)
+    assert client.get("/health/live").status_code == 200
+    assert client.post("/v1/classify", json={"inputs": TEXTS}).status_code == 200
+
+
+def test_a_fit_does_not_wait_for_what_waits_for_it(place: Path, teacher_bundle: Path, tmp_path: Path) -> None:
+    dev = tmp_path / "dev.tsv"
+    dev.write_text("text\n" + "".join(f"{text}\n" for text in TEXTS))
+    cascade = CascadeSettings(target_agreement=1.0, dev=str(dev), budget=1)
+    with TestClient(app_of(place, teacher=teacher_bundle, cascade=cascade)) as client:
+        service: Any = client.app.state.service  # type: ignore[attr-defined]
+        _point(place, teacher_bundle)
+        os.kill(service.process.pid, signal.SIGKILL)
+        wait_until(lambda: client.get("/health/ready").status_code == 503)
+        wait_until(lambda: client.get("/health/ready").status_code == 200)
+        # The student is the teacher now, so that nothing needs to be escalated.
+        wait_until(lambda: client.get("/v1/model").json()["cascade"]["fit"]["escalated"] == 0)
 
 
 def test_a_lost_worker_comes_back_with_the_bundle_that_is_there(place: Path, teacher_bundle: Path) -> None:

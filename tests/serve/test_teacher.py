@@ -220,6 +220,27 @@ def test_a_teacher_of_other_labels_does_not_start(student_bundle: Path, regressi
         pass
 
 
+def test_a_teacher_of_the_same_name_does_not_start(student_bundle: Path, teacher_bundle: Path) -> None:
+    app = app_of(student_bundle, teacher=teacher_bundle)
+    object.__setattr__(app.state.service.settings, "teacher", ModelSource(teacher_bundle))
+    with pytest.raises(InputError, match="both called 'bundle'"), TestClient(app):
+        pass
+
+
+def test_a_full_disk_tells_nobody_the_texts(
+    student_bundle: Path, teacher_bundle: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    shadow = ShadowSettings(share=1.0, load=1.0, disagreements=Path("/dev/full"))
+    with TestClient(app_of(student_bundle, teacher=teacher_bundle, shadow=shadow)) as client:
+        _ask(client)
+        wait_until(lambda: client.get("/v1/agreement").json()["compared"] == len(TEXTS))
+    assert caplog.text.count("cannot be written to /dev/full") == 1
+    told = caplog.text + capfd.readouterr().err
+    assert not any(text in told for text in TEXTS)
+
+
 def test_settings_that_need_a_teacher(bundle: Path) -> None:
     for wrong in ({"cascade": CascadeSettings(0.5)}, {"shadow": ShadowSettings(0.5)}, {"abstain_below": 2.0}):
         with pytest.raises(InputError):
