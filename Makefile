@@ -14,7 +14,7 @@ test: .venv/dev .venv/optimum/ready ## lint, types and the whole test suite
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 soak: .venv/dev ## the long forms of tests that `test` has in short: a hundred thousand odd requests
 	UNDERSTUDY_SOAK=1 $(BIN)/python -m pytest tests/serve/test_fuzz.py tests/serve/test_openapi.py
