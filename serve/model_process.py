@@ -34,7 +34,11 @@ _STOP_SECONDS = 5
 _STALLED_SECONDS = 180
 
 
-_ERRORS = {"invalid": InputError, "failed": WorkFailedError, "gone": NotReadyError}
+class _NotOpenError(NotReadyError):
+    """The model process does not have the model."""
+
+
+_ERRORS = {"invalid": InputError, "failed": WorkFailedError, "gone": _NotOpenError}
 
 
 @dataclass(frozen=True)
@@ -190,8 +194,8 @@ class ModelProcess:
         lengths, body = pack_texts(batch)
         try:
             answer = await self._ask({"do": "run", "model": model.number, "lengths": lengths}, body)
-        except NotReadyError:
-            if self.ready and model.number in self._models:
+        except _NotOpenError:
+            if model.number in self._models:
                 # It runs, and has not what it should have: only a new one would.
                 self._kill("does not have a model that it should have")
             raise
@@ -230,6 +234,8 @@ class ModelProcess:
             if self.on_changed is None:
                 raise
             await self.on_changed(model)
+            # Whether another serves in its place or it had one already: this one will not come back.
+            self._models.pop(model.number, None)
 
     async def _ask(self, head: dict[str, Any], body: bytes = b"") -> Frame:
         number = next(self._numbers)

@@ -70,8 +70,9 @@ class SchedulerSettings:
     lanes: int = 1
 
     def __post_init__(self) -> None:
-        if min(self.max_queue_tokens, self.max_wait, self.timeout, self.window, self.lanes) <= 0:
-            raise InputError("max_queue_tokens, max_wait, timeout, window and lanes must be above 0")
+        limits = (self.max_queue_tokens, self.max_wait, self.timeout, self.window, self.lanes)
+        if not all(0 < limit < math.inf for limit in limits):  # nor is it true of what is no number
+            raise InputError("max_queue_tokens, max_wait, timeout, window and lanes must be numbers above 0")
 
 
 class Runner(Protocol):

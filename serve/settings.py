@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,5 +47,5 @@ class ServiceSettings:
             raise InputError("a cascade or shadow traffic needs a teacher: name its bundle with --teacher")
         if self.abstain_below is not None and not 0 < self.abstain_below <= 1:
             raise InputError("--abstain-below must lie above 0 and be at most 1: it is a probability")
-        if self.watch < 0:
+        if not 0 <= self.watch < math.inf:
             raise InputError("--watch must not be negative: it is a number of seconds")

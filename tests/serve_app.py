@@ -12,7 +12,10 @@ from serve.repository import ModelSource
 from serve.settings import ServiceSettings
 
 
-def app_of(*bundles: Path, teacher: Path | None = None, direct: bool = True, **options: Any) -> FastAPI:
+def app_of(
+    *bundles: Path | ModelSource, teacher: Path | ModelSource | None = None, direct: bool = True, **options: Any
+) -> FastAPI:
     """The application that serves these bundles, the first by default; `options` as in `ServiceSettings`."""
-    beside = None if teacher is None else ModelSource(teacher, "teacher")
-    return create_app(ServiceSettings(tuple(map(ModelSource, bundles)), beside, **options), direct=direct)
+    sources = tuple(ModelSource(bundle) if isinstance(bundle, Path) else bundle for bundle in bundles)
+    beside = ModelSource(teacher, "teacher") if isinstance(teacher, Path) else teacher
+    return create_app(ServiceSettings(sources, beside, **options), direct=direct)

@@ -95,14 +95,12 @@ def test_a_bad_bundle_leaves_the_old_one_serving_and_says_so(
 
 def test_several_models_by_name_and_version(student_bundle: Path, teacher_bundle: Path) -> None:
     versions = [_version(student_bundle), _version(teacher_bundle)]
-    app = app_of(student_bundle, access=AccessSettings(admin_keys=(ADMIN,)))
     sources = (
         ModelSource(student_bundle, "one"),
         ModelSource(teacher_bundle, "one"),
         ModelSource(student_bundle, "two"),
     )
-    object.__setattr__(app.state.service.settings, "models", sources)
-    with TestClient(app) as client:
+    with TestClient(app_of(*sources, access=AccessSettings(admin_keys=(ADMIN,)))) as client:
         assert client.post("/v2/repository/index").json() == [
             {"name": name, "version": version, "state": "READY", "reason": ""}
             for name, version in (("one", versions[0]), ("one", versions[1]), ("two", versions[0]))
@@ -221,9 +219,7 @@ def test_a_watched_directory_is_tried_until_it_holds_a_whole_bundle(
 
 
 def test_two_models_of_one_directory_are_both_reloaded(place: Path, teacher_bundle: Path) -> None:
-    app = app_of(place, watch=0.05)
-    object.__setattr__(app.state.service.settings, "models", (ModelSource(place, "one"), ModelSource(place, "two")))
-    with TestClient(app) as client:
+    with TestClient(app_of(ModelSource(place, "one"), ModelSource(place, "two"), watch=0.05)) as client:
         _point(place, teacher_bundle)
         wait_until(
             lambda: (
@@ -285,6 +281,7 @@ def test_a_lost_worker_comes_back_with_the_bundle_that_is_there(place: Path, tea
         wait_until(lambda: client.get("/health/ready").status_code == 503)
         wait_until(lambda: client.get("/health/ready").status_code == 200)
         assert client.get("/v1/model").json()["version"] == _version(teacher_bundle)
+        assert len(process._models) == 1  # what is gone is not waited for at the next loss
         outputs = client.post("/v1/classify", json={"inputs": TEXTS}).json()["outputs"]
         assert [output["label"] for output in outputs] == [
             answer.label

@@ -18,7 +18,6 @@ from common.errors import DeadlineError, NotReadyError, OverloadedError, TooLarg
 from common.labels import SINGLE_LABEL, Task
 from common.tokenization import Encoded
 from serve import scheduler as scheduler_module
-from serve.batch_choice import RUN_TOKENS, choose_batch
 from serve.codec import Prediction
 from serve.model_process import BatchResult
 from serve.scheduler import BatchReport, Outcome, Scheduler, SchedulerSettings
@@ -131,26 +130,6 @@ def test_every_answer_belongs_to_its_caller(requests: list[list[int]], items: in
     asyncio.run(go())
     assert sum(report.items for report in reports) == sum(map(len, requests))
     assert all(report.items == 1 or (report.items <= items and report.padded_tokens <= tokens) for report in reports)
-
-
-@given(st.lists(st.integers(1, 300), min_size=1, max_size=60).map(sorted), st.data())
-def test_a_batch_holds_the_anchor_within_the_limits(lengths: list[int], data: st.DataObject) -> None:
-    anchor = data.draw(st.integers(0, len(lengths) - 1))
-    limits = BatchLimits(data.draw(st.integers(1, 40)), data.draw(st.integers(1, 2000)))
-    cost = data.draw(st.sampled_from([0.0, 0.1, 1.0]))
-    chosen = choose_batch(lengths, anchor, limits, cost)
-    assert anchor in chosen
-    assert len(chosen) == 1 or (len(chosen) <= limits.items and len(chosen) * lengths[chosen[-1]] <= limits.tokens)
-    # Each text but the anchor causes less padding than a run of its own would cost.
-    padding = sum(lengths[chosen[-1]] - lengths[place] for place in chosen)
-    assert padding * cost <= RUN_TOKENS * (len(chosen) - 1)
-
-
-def test_texts_of_like_length_go_together() -> None:
-    assert choose_batch([4, 5, 5, 5, 60], 2, BatchLimits()) == range(0, 4)
-    assert choose_batch([4, 5, 5, 5, 60], 4, BatchLimits()) == range(4, 5)
-    # Where padding costs nothing, any will do.
-    assert choose_batch([4, 5, 5, 5, 60], 2, BatchLimits(), 0) == range(0, 5)
 
 
 def test_lanes_run_at_once_and_share_what_waits() -> None:

@@ -221,8 +221,7 @@ def test_a_teacher_of_other_labels_does_not_start(student_bundle: Path, regressi
 
 
 def test_a_teacher_of_the_same_name_does_not_start(student_bundle: Path, teacher_bundle: Path) -> None:
-    app = app_of(student_bundle, teacher=teacher_bundle)
-    object.__setattr__(app.state.service.settings, "teacher", ModelSource(teacher_bundle))
+    app = app_of(student_bundle, teacher=ModelSource(teacher_bundle))
     with pytest.raises(InputError, match="both called 'bundle'"), TestClient(app):
         pass
 
