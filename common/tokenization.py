@@ -187,7 +187,7 @@ class TextEncoder:
         """Token ids of checked texts, truncated to `max_length` (the longer text of a pair first)."""
         encoded = [self._encode_by_words(text) for text in texts]
         rest = [row for row, entry in enumerate(encoded) if entry is None]
-        by_library = iter(self._encode_by_library([texts[row] for row in rest]))
+        by_library = iter(self._encode_by_library([texts[row] for row in rest]) if rest else [])
         return [next(by_library) if entry is None else entry for entry in encoded]
 
     def _encode_by_words(self, text: Text) -> Encoded | None:

@@ -87,13 +87,19 @@ class Access:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             try:
-                self._check(scope)
+                self.check(scope)
             except UnderstudyError as error:
                 await error_response(error, scope["path"])(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
-    def _check(self, scope: Scope) -> None:
+    def check(self, scope: Scope) -> None:
+        """Lets the request on, and notes in its scope whether an admin sent it.
+
+        Raises:
+            UnauthorizedError: a key is needed, and none or a wrong one was shown.
+            NotFoundError: no such path can be.
+        """
         path = scope["path"]
         if not path.isprintable():
             raise NotFoundError("no route has control characters")

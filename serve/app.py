@@ -46,6 +46,7 @@ class App(FastAPI):
     """
 
     front: ASGIApp
+    direct: DirectRoutes | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await (self.front if scope["type"] == "http" else self.answer)(scope, receive, send)
@@ -89,16 +90,20 @@ def create_app(settings: ServiceSettings, *, direct: bool = True) -> App:
         app.include_router(room.router)
     _add_housekeeping(app, service)
     _add_error_handlers(app)
-    front: ASGIApp = DirectRoutes(app.answer, app) if direct else app.answer
-    front = Access(front, settings.access)
+    access = Access(app.answer, settings.access)
+    behind: ASGIApp = access
     if settings.access.origins:
-        front = CORSMiddleware(
-            front,
+        behind = CORSMiddleware(
+            access,
             allow_origins=settings.access.origins,
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type"],
         )
-    app.front = RequestLog(front, service.metrics, lambda: service.draining, log)
+    request_log = RequestLog(behind, service.metrics, lambda: service.draining, log)
+    app.front = request_log
+    # What other origins are told is the framework's to say.
+    if direct and not settings.access.origins:
+        app.front = app.direct = DirectRoutes(request_log, app, access, request_log)
     return app
 
 

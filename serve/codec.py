@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +67,9 @@ class Prediction:
 
     def ranked(self, top_k: int | None = None, *, raw: bool = False) -> list[tuple[str, float]]:
         """Labels with their scores (or logits), best first; equal ones in the model's order."""
-        values = self.logits if raw else self.scores
-        order = np.argsort(-values, kind="stable")[:top_k]
-        return [(self.task.labels[index], float(values[index])) for index in order]
+        values = (self.logits if raw else self.scores).tolist()
+        ranking = sorted(zip(self.task.labels, values, strict=True), key=itemgetter(1), reverse=True)
+        return ranking[:top_k]
 
 
 class Codec:
@@ -112,7 +113,7 @@ class Codec:
         """A batch's logits `[batch, labels]` as predictions; a row that is not finite as its error."""
         with np.errstate(invalid="ignore"):  # of what is not finite
             scores = activate(logits, self.task.problem_type, self.bundle.manifest.temperature)
-        finite = [bool(np.isfinite(row).all()) for row in logits]
+        finite = np.asarray(np.isfinite(logits).all(axis=1))
         return [
             Prediction(self.task, scores[row], logits[row], text.tokens, text.truncated)
             if finite[row]

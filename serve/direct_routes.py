@@ -6,6 +6,7 @@ small student's share of a batch. The endpoints are the same functions that Fast
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -14,8 +15,10 @@ from types import SimpleNamespace
 from fastapi import FastAPI, Request, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from common.errors import UnderstudyError, WorkFailedError
+from common.errors import NotReadyError, UnderstudyError, WorkFailedError
 from serve import native, oip, tei
+from serve.access import Access
+from serve.request_log import RequestLog
 from serve.responses import error_response
 
 _LOG = logging.getLogger("understudy.serve")
@@ -24,28 +27,62 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class DirectRoutes:
-    """Middleware that answers POST requests to the routes that classify and hands on everything else."""
+    """Middleware that answers POST requests to the routes that classify and hands on everything else.
 
-    def __init__(self, app: ASGIApp, application: FastAPI):
+    A protocol may ask it past ASGI, too: `takes`, then `refusal` or `answer`.
+
+    Args:
+        app: whatever else is asked goes there, and passes access and log by itself.
+    """
+
+    def __init__(self, app: ASGIApp, application: FastAPI, access: Access, log: RequestLog):
         self._app = app
         self._application = application
+        self._access = access
+        self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        found = _find(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
-        if found is None:
+        if scope["type"] == "http" and self.takes(scope):
+            response = await self.answer(scope, receive)
+            await response(scope, receive, send)
+        else:
             await self._app(scope, receive, send)
-            return
+
+    def takes(self, scope: Scope) -> bool:
+        """Whether the request is one to classify."""
+        return scope["method"] == "POST" and _find(scope["path"]) is not None
+
+    def refusal(self, scope: Scope) -> Response | None:
+        """What to answer at once where there is no room, or where the caller may not pass; logged and counted."""
+        try:
+            self._access.check(scope)
+            self._application.state.service.scheduler.check_room()
+        except UnderstudyError as error:
+            found = _find(scope["path"])
+            assert found is not None
+            scope["route"] = found[1]
+            return self._log.ended(self._log.begin(scope), scope, error_response(error, scope["path"]))
+        return None
+
+    async def answer(self, scope: Scope, receive: Receive) -> Response:
+        """The answer to a request that it takes, logged and counted."""
+        found = _find(scope["path"])
+        assert found is not None
         endpoint, scope["route"] = found
         scope["app"] = self._application
-        request = Request(scope, receive)
+        entry = self._log.begin(scope)
         try:
-            response = await endpoint(request)
+            self._access.check(scope)
+            response = await endpoint(Request(scope, receive))
         except UnderstudyError as error:
             response = error_response(error, scope["path"])
+        except asyncio.CancelledError:
+            # The grace period is over while this request was under way.
+            response = error_response(NotReadyError("the server is stopping"), scope["path"])
         except Exception:
             _LOG.exception("a request failed")
             response = error_response(WorkFailedError("internal error; the server's log has it"), scope["path"])
-        await response(scope, receive, send)
+        return self._log.ended(entry, scope, response)
 
 
 def _find(path: str) -> tuple[Endpoint, SimpleNamespace] | None:

@@ -8,20 +8,30 @@ answer one after the other, for which the caller wakes twice; beside a small stu
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
+import logging
+from collections.abc import Coroutine
+from typing import Any, Protocol, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.responses import Response
+from starlette.types import Receive, Scope
+from uvicorn import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+_LOG = logging.getLogger("understudy.serve")
 
 # Until the head of a request must be there, and until a caller must read on.
 HEAD_SECONDS = 20.0
 READ_SECONDS = 30.0
+# For what a caller sends while the server ends.
+LAST_REQUEST_SECONDS = 0.25
 # Of a request's line and headers, and of what there is about its body: the lengths of its chunks, and what comes behind
 # it. The parser keeps a line until it ends.
 HEAD_BYTES = 64 * 1024
 OTHER_BYTES = 32 * 1024 * 1024
 
 
-# In a request's scope: whether its body was there when its work began, so that nobody needs to wait for it.
+# In a request's scope: its body, if that was there when the work on it began, so that nobody needs to wait for it.
 WHOLE_BODY = "understudy.whole_body"
 
 
@@ -51,11 +61,29 @@ class _Joined:
         return getattr(self._transport, name)
 
 
-class PatientHttpProtocol(HttpToolsProtocol):
-    """Closes connections whose other side does not get on."""
+class Direct(Protocol):
+    """What answers some requests without ASGI's messages, as `DirectRoutes` does."""
 
-    def __init__(self, *arguments: Any, **options: Any):
-        super().__init__(*arguments, **options)
+    def takes(self, scope: Scope) -> bool: ...
+
+    def refusal(self, scope: Scope) -> Response | None: ...
+
+    async def answer(self, scope: Scope, receive: Receive) -> Response: ...
+
+
+class PatientHttpProtocol(HttpToolsProtocol):
+    """Closes connections whose other side does not get on.
+
+    Args:
+        direct: asked first for each request. A refusal is sent before there is a task, so that it costs next to nothing
+            whatever the load.
+    """
+
+    def __init__(
+        self, direct: Direct | None, config: Config, server_state: ServerState, app_state: dict[str, Any]
+    ) -> None:
+        super().__init__(config, server_state, app_state)
+        self._direct = direct
         self._in_head = False
         self._head_bytes = self._body_bytes = self._other_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
@@ -91,7 +119,7 @@ class PatientHttpProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
-        cast(dict[str, Any], self.cycle.scope)[WHOLE_BODY] = True
+        cast(dict[str, Any], self.cycle.scope)[WHOLE_BODY] = self.cycle.body
 
     def data_received(self, data: bytes) -> None:
         in_head, body_bytes = self._in_head, self._body_bytes
@@ -106,6 +134,48 @@ class PatientHttpProtocol(HttpToolsProtocol):
         if not self._working:
             self._await_head()
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        scope = cast(Scope, cycle.scope)
+        if self._direct is None or not self._direct.takes(scope):
+            super()._start_asgi_task(cycle, app)
+            return
+        # One that has others behind it is answered in its turn: a thousand refusals in one another are too many.
+        refusal = None if self.pipeline else self._direct.refusal(scope)
+        if refusal is not None:
+            self._send(cycle, refusal)
+            return
+        task = self.loop.create_task(self._answer(cycle, self._direct.answer(scope, cast(Receive, cycle.receive))))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _answer(self, cycle: RequestResponseCycle, answer: Coroutine[Any, Any, Response]) -> None:
+        try:
+            response = await answer
+            if cycle.flow.write_paused and not cycle.disconnected:
+                await cycle.flow.drain()
+            if not cycle.disconnected:
+                self._send(cycle, response)
+        except Exception:
+            _LOG.exception("a request was not answered")
+            cycle.transport.close()
+
+    def _send(self, cycle: RequestResponseCycle, response: Response) -> None:
+        """As the cycle's `send` would, in one go."""
+        headers = [*cycle.default_headers, *response.raw_headers]
+        if (b"connection", b"close") in headers:
+            cycle.keep_alive = False
+        elif not cycle.keep_alive:
+            headers.append((b"connection", b"close"))
+        parts = [STATUS_LINE[response.status_code]]
+        for name, value in headers:
+            parts += (name, b": ", value, b"\r\n")
+        cycle.transport.write(b"".join((*parts, b"\r\n", response.body)))
+        cycle.response_started = cycle.response_complete = True
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            cycle.transport.close()
+        cycle.on_response()
+
     @property
     def _working(self) -> bool:
         """Whether a request of this connection is not yet answered."""
@@ -114,6 +184,17 @@ class PatientHttpProtocol(HttpToolsProtocol):
     def _unsupported_upgrade_warning(self) -> None:
         # Callers may ask for what there is not; that is no news for the log.
         pass
+
+    def shutdown(self) -> None:
+        """The server is about to end: closes the connection, but not on a request that is on its way."""
+        if self._working:
+            super().shutdown()
+        else:
+            self.loop.call_later(LAST_REQUEST_SECONDS, self._shut_idle)
+
+    def _shut_idle(self) -> None:
+        if not self._working:
+            self.transport.close()
 
     def pause_writing(self) -> None:
         super().pause_writing()

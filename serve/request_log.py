@@ -12,9 +12,10 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 import orjson
+from fastapi import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common.errors import InputError, NotReadyError
@@ -23,6 +24,13 @@ from serve.responses import error_response
 
 _LONGEST_ID = 128
 _PRINTABLE = frozenset(range(0x21, 0x7F))
+
+
+class Entry(NamedTuple):
+    """A request under way: its id, and when it came."""
+
+    identifier: bytes
+    started: float
 
 
 class RequestLog:
@@ -41,24 +49,21 @@ class RequestLog:
         self._draining = draining
         self._log = log
         # A number behind a random word is as unique as a random word and costs next to nothing.
-        self._prefix = secrets.token_hex(6)
+        self._prefix = secrets.token_hex(6).encode()
         self._numbers = itertools.count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = time.monotonic()
+        entry = self.begin(scope)
         status = sent = 0
-        identifier = _given_id(scope) or b"%s-%x" % (self._prefix.encode(), next(self._numbers))
 
         async def noting(message: Message) -> None:
             nonlocal status, sent
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", identifier)]
-                if self._draining():
-                    message["headers"].append((b"connection", b"close"))
+                message["headers"] = [*message["headers"], *self._headers(entry)]
             else:
                 sent += len(message.get("body", b""))
             await send(message)
@@ -71,12 +76,31 @@ class RequestLog:
                 stopping = error_response(NotReadyError("the server is stopping"), scope["path"])
                 await stopping(scope, receive, noting)
         finally:
-            # The route, not the path, which callers could make up without end.
-            route = getattr(scope.get("route"), "path", "unknown")
-            seconds = time.monotonic() - started
-            self._metrics.request(route, status or 500, seconds)
-            if self._log is not None:
-                self._write(scope, identifier, route, status or 500, seconds, sent)
+            self._note(entry, scope, status or 500, sent)
+
+    def begin(self, scope: Scope) -> Entry:
+        """A request has come."""
+        return Entry(_given_id(scope) or b"%s-%x" % (self._prefix, next(self._numbers)), time.monotonic())
+
+    def ended(self, entry: Entry, scope: Scope, response: Response) -> Response:
+        """The request has this response, which gets the request's id."""
+        response.raw_headers += self._headers(entry)
+        self._note(entry, scope, response.status_code, len(response.body))
+        return response
+
+    def _headers(self, entry: Entry) -> list[tuple[bytes, bytes]]:
+        headers = [(b"x-request-id", entry.identifier)]
+        if self._draining():
+            headers.append((b"connection", b"close"))
+        return headers
+
+    def _note(self, entry: Entry, scope: Scope, status: int, sent: int) -> None:
+        # The route, not the path, which callers could make up without end.
+        route = getattr(scope.get("route"), "path", "unknown")
+        seconds = time.monotonic() - entry.started
+        self._metrics.request(route, status, seconds)
+        if self._log is not None:
+            self._write(scope, entry.identifier, route, status, seconds, sent)
 
     def _write(self, scope: Scope, identifier: bytes, route: str, status: int, seconds: float, sent: int) -> None:
         assert self._log is not None

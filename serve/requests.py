@@ -53,8 +53,8 @@ async def read_json_body(request: Request, limits: ServiceLimits, *, empty: Any 
         DeadlineError: it does not arrive in time.
         CallerGoneError: the caller hung up on the way.
     """
-    if request.scope.get(WHOLE_BODY):
-        body = await request.body()
+    body = request.scope.get(WHOLE_BODY)
+    if body is not None:
         if len(body) > limits.body_bytes:
             raise TooLargeError(f"the body has {len(body):,} bytes; the limit is {limits.body_bytes:,}")
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import logging
 import os
 import resource
@@ -22,7 +23,7 @@ import uvicorn
 
 from common.errors import InputError
 from common.progress import say
-from serve.app import create_app
+from serve.app import App, create_app
 from serve.http_protocol import PatientHttpProtocol
 from serve.service import Service
 from serve.settings import ServiceSettings
@@ -68,18 +69,20 @@ def run_server(settings: ServiceSettings, *, host: str, port: int, drain: float 
             proxy_headers=False,  # the caller's address is of no use here
         )
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-            runner.run(_serve(config, app.state.service, listener, started, drain))
+            runner.run(_serve(config, app, listener, started, drain))
     say("Stopped.")
 
 
-async def _serve(
-    config: uvicorn.Config, service: Service, listener: socket.socket, started: float, drain: float
-) -> None:
+async def _serve(config: uvicorn.Config, app: App, listener: socket.socket, started: float, drain: float) -> None:
+    service: Service = app.state.service
     await service.start()
     server: _Server | None = None
     try:
         say(f"{_described(service)} at {_url(listener)} after {time.monotonic() - started:.1f} s. Ctrl-C stops it.")
-        server = _Server(config, service, drain)
+        # What is there by now stays: a look through all of it for garbage would hold up whoever asks meanwhile.
+        gc.collect()
+        gc.freeze()
+        server = _Server(config, app, drain)
         await server.serve(sockets=[listener])
     finally:
         await service.stop(at_once=server is not None and server.force_exit)
@@ -88,9 +91,10 @@ async def _serve(
 class _Server(uvicorn.Server):
     """uvicorn's, with signals that let the service have its say."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, drain: float):
+    def __init__(self, config: uvicorn.Config, app: App, drain: float):
         super().__init__(config)
-        self._service = service
+        self._direct = app.direct
+        self._service: Service = app.state.service
         self._drain = drain
         self._accepting: set[asyncio.Task[Any]] = set()
 
@@ -104,7 +108,11 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for listener in sockets or []:
+            # Whoever has connected may have asked already, and would find the connection reset.
             asyncio.get_running_loop().remove_reader(listener)
+            self._accept(listener)
+            listener.close()
+        await asyncio.gather(*self._accepting, return_exceptions=True)
         await super().shutdown(sockets)
 
     def _accept(self, listener: socket.socket) -> None:
@@ -131,7 +139,7 @@ class _Server(uvicorn.Server):
             asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 
     def _protocol(self) -> PatientHttpProtocol:
-        return PatientHttpProtocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        return PatientHttpProtocol(self._direct, self.config, self.server_state, self.lifespan.state)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
