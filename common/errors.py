@@ -17,6 +17,10 @@ class WorkFailedError(UnderstudyError):
     """The arguments and the input were right and the work still failed."""
 
 
+class DivergedError(WorkFailedError):
+    """A training run left the finite numbers: these settings will not do, others may."""
+
+
 class InputError(UnderstudyError):
     """The arguments or the input are wrong; trying again unchanged cannot help."""
 

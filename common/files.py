@@ -34,7 +34,7 @@ def require_file(path: Path) -> Path:
     Raises:
         InputError: it is missing, a directory, unreadable or empty.
     """
-    _check_names(path)
+    check_names(path)
     if not path.exists():
         raise InputError(f"{path}: no such file")
     if path.is_dir():
@@ -88,8 +88,8 @@ def check_output(path: Path, *, directory: bool, overwrite: bool) -> None:
     Raises:
         InputError: something stands there that may not be replaced, or nothing can be written there.
     """
-    _check_names(path)
-    path = _resolved(path)
+    check_names(path)
+    path = resolved(path)
     parent = _nearest_parent(path)
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise InputError(f"{path} cannot be written: {parent} is no writable directory")
@@ -116,8 +116,8 @@ def staged_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         InputError: as `check_output`.
     """
     check_output(path, directory=True, overwrite=overwrite)
-    path = _resolved(path)
-    with _parents_of(path):
+    path = resolved(path)
+    with parents_of(path):
         staging = Path(tempfile.mkdtemp(prefix=".understudy-", dir=path.parent))
         try:
             yield staging
@@ -135,8 +135,8 @@ def staged_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         InputError: as `check_output`.
     """
     check_output(path, directory=False, overwrite=overwrite)
-    path = _resolved(path)
-    with _parents_of(path):
+    path = resolved(path)
+    with parents_of(path):
         handle, name = tempfile.mkstemp(prefix=".understudy-", suffix=path.suffix, dir=path.parent)
         os.close(handle)
         staging = Path(name)
@@ -146,6 +146,31 @@ def staged_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             staging.replace(path)
         finally:
             staging.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def durable_file(path: Path) -> Iterator[Path]:
+    """A file beside `path` that takes its place when the block ends without an exception, and is then on the disk.
+
+    For files that a killed process goes on from: whatever kills it, `path` is whole or what it was before. No other
+    process may write the same `path` at the same time.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        yield partial
+        _sync(partial)
+        partial.replace(path)
+        _sync(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _replace_directory(path: Path, staging: Path) -> None:
@@ -168,7 +193,7 @@ def _replace_directory(path: Path, staging: Path) -> None:
 
 
 @contextlib.contextmanager
-def _parents_of(path: Path) -> Iterator[None]:
+def parents_of(path: Path) -> Iterator[None]:
     """Makes the directories above `path`; those it made go again if the block fails."""
     made = []
     for parent in reversed(path.parents):
@@ -184,13 +209,18 @@ def _parents_of(path: Path) -> Iterator[None]:
         raise
 
 
-def _check_names(path: Path) -> None:
+def check_names(path: Path) -> None:
+    """Refuses a path that no file system takes.
+
+    Raises:
+        InputError: a part of it is too long.
+    """
     for name in path.parts:
         if len(os.fsencode(name)) > _MAX_NAME_BYTES:
             raise InputError(f"{name[:40]}…: the name is longer than a file's may be")
 
 
-def _resolved(path: Path) -> Path:
+def resolved(path: Path) -> Path:
     """The path itself where it is a link: a link stays one, and what it points to is written."""
     return Path(os.path.realpath(path))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -18,6 +19,9 @@ SHOW_AFTER_SECONDS = 2.0
 
 Advance = Callable[..., None]
 
+# Who is told instead of the user, where somebody is.
+_listener: ContextVar[Callable[[str], None] | None] = ContextVar("listener", default=None)
+
 
 class _Rate(ProgressColumn):
     """Units a second."""
@@ -29,7 +33,24 @@ class _Rate(ProgressColumn):
 
 def say(message: str) -> None:
     """One line on standard output, taken literally (brackets are no markup)."""
-    console.print(message, markup=False)
+    listener = _listener.get()
+    if listener is None:
+        console.print(message, markup=False)
+    else:
+        listener(message)
+
+
+@contextmanager
+def told_to(listener: Callable[[str], None]) -> Iterator[None]:
+    """While the block runs, lines and bars go to `listener`, each state of a bar as a line, and not to the user.
+
+    For work that is one part of many, whose own table the user sees.
+    """
+    before = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(before)
 
 
 @contextmanager
@@ -38,6 +59,7 @@ def progress(description: str, total: float | None, unit: str) -> Iterator[Advan
 
     `completed` and `total` set the position outright, for work whose size shows only on the way.
     """
+    listener = _listener.get()
     bar = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -59,7 +81,9 @@ def progress(description: str, total: float | None, unit: str) -> Iterator[Advan
             bar.update(task, advance=amount, note=note)
         else:
             bar.update(task, completed=completed, total=total, note=note)
-        if not visible and time.monotonic() - started > SHOW_AFTER_SECONDS:
+        if listener is not None:
+            listener(f"{description} {bar.tasks[0].percentage:.0f} % {note}".rstrip())
+        elif not visible and time.monotonic() - started > SHOW_AFTER_SECONDS:
             bar.start()
             visible = True
 
@@ -73,7 +97,7 @@ def progress(description: str, total: float | None, unit: str) -> Iterator[Advan
 @contextmanager
 def working(description: str) -> Iterator[None]:
     """A spinner, on a terminal alone, over work whose progress cannot be told."""
-    if not stderr.is_terminal:
+    if not stderr.is_terminal or _listener.get() is not None:
         yield
         return
     with stderr.status(description):

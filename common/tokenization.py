@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,6 +183,12 @@ class TextEncoder:
             pad_left=settings.get("padding_side", "left" if config.get("model_type") == "xlnet" else "right") == "left",
             cut_left=settings.get("truncation_side") == "left",
         )
+
+    @property
+    def sha256(self) -> str:
+        """Of all that decides about token ids and padded batches."""
+        padding = f"{self.pad_id} {self.pad_type_id} {self.pad_left} {self._cut_left} "
+        return hashlib.sha256(padding.encode() + self._tokenizer.to_str().encode()).hexdigest()
 
     def encode(self, texts: Sequence[Text]) -> list[Encoded]:
         """Token ids of checked texts, truncated to `max_length` (the longer text of a pair first)."""

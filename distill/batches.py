@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,10 +26,12 @@ class TokenizedSet:
     Attributes:
         encoded: one entry a row.
         targets: `Task.targets` of its labels; rows behind the last target have none.
+        places: where each row stands in its file, for messages; rows behind the last were made, not read.
     """
 
     encoded: list[Encoded]
     targets: NDArray[Any]
+    places: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.encoded)
@@ -36,6 +40,28 @@ class TokenizedSet:
     def truncated(self) -> int:
         """How many rows lost tokens."""
         return sum(text.truncated for text in self.encoded)
+
+    @cached_property
+    def tokens_sha256(self) -> str:
+        """Of what a model reads of the rows, in their order."""
+        digest = hashlib.sha256()
+        for text in self.encoded:
+            digest.update(np.asarray([text.tokens, *text.ids, *text.type_ids], "<i8").tobytes())
+        return digest.hexdigest()
+
+    @property
+    def sha256(self) -> str:
+        """Of the rows and their targets."""
+        targets = np.ascontiguousarray(self.targets)
+        return hashlib.sha256(f"{self.tokens_sha256} {targets.dtype}".encode() + targets.tobytes()).hexdigest()
+
+    def where(self, rows: Sequence[int]) -> str:
+        """The rows as a message names them: `train.tsv, lines 2, 17, 40`."""
+        numbers: dict[str, list[str]] = {}
+        for row in sorted(rows):
+            file, number = self.places[row].rsplit(" ", 1) if row < len(self.places) else ("made row", str(row))
+            numbers.setdefault(file, []).append(number)
+        return "; ".join(f"{file}s {', '.join(of_file)}" for file, of_file in numbers.items())
 
 
 def shuffled_batches(lengths: Sequence[int], batch_size: int, generator: torch.Generator) -> Iterator[list[int]]:

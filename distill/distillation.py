@@ -9,22 +9,30 @@ from typing import Any
 from common.errors import InputError
 from common.examples import BY_USUAL_NAMES, Columns, read_examples
 from common.files import check_output, staged_directory
-from common.labels import Task
+from common.labels import Task, activate
 from common.metrics import choose_metric, evaluate
 from common.progress import say
 from common.tokenization import model_max_length
+from distill.augmentation import add_augmented
 from distill.batches import TokenizedSet
+from distill.checkpoint import sole_run
+from distill.compatibility import check_labels, check_tokenizers
 from distill.layer_map import initial_layers, patience_layers
-from distill.models import load_classifier, load_config, load_tokenizer, make_encoder, make_student, save_model
-from distill.objective import pkd_objective
+from distill.live_teacher import LiveTeacher
+from distill.models import load_classifier, load_config, load_tokenizer, make_encoder, save_model
+from distill.objective import DistillationObjective
+from distill.processes import launched, one_voice
 from distill.record import TrainingRecord, read_record
 from distill.settings import DistillationSettings
 from distill.sources import Source, find_model
-from distill.teacher import teacher_targets
-from distill.training import choose_device, fit, make_repeatable, predict, tokenize
+from distill.students import make_student
+from distill.teacher import Teacher, teacher_targets
+from distill.teacher_cache import check_cache
+from distill.training import choose_device, fit, make_repeatable, tokenize
 from distill.unlabelled import add_unlabelled, read_unlabelled
 
 
+@one_voice()
 def distill(
     teacher: str,
     train: str,
@@ -34,14 +42,19 @@ def distill(
     columns: Columns = BY_USUAL_NAMES,
     *,
     unlabelled: str | None = None,
+    cache: Path | None = None,
     overwrite: bool = False,
 ) -> TrainingRecord:
     """Trains a student and writes it to `output` in the Hub's layout, with `distillation.json`.
+
+    A run that was killed goes on where its last checkpoint was, if it is asked for again (`checkpoint.sole_run`).
 
     Args:
         teacher: a fine-tuned classifier's directory, or a name on the Hub.
         train, dev: tables, or `hub:NAME[/CONFIG]`.
         unlabelled: one more table, whose texts the teacher labels: for them the loss has the teacher's terms alone.
+        cache: where the teacher's answers are kept, for this run and others (`teacher_cache.default_cache` is the
+            command's); None keeps them in memory, for this run alone.
 
     Raises:
         InputError: a teacher, a table or a label that will not do; a student no shallower than its teacher; a base
@@ -51,20 +64,26 @@ def distill(
     """
     started = time.monotonic()
     check_output(output, directory=True, overwrite=overwrite)
+    if cache is not None:
+        check_cache(cache)
     source = find_model(teacher)
     if output.exists() and output.samefile(source.path):
         raise InputError(f"{output} is the teacher itself: choose another output")
     config = load_config(source)
     task = Task.from_config(config.to_dict())
     depth = config.num_hidden_layers
-    matched = patience_layers(settings.method, depth, settings.layers)
-    if unlabelled is not None and not settings.soft_weight and not (settings.patience_weight and matched):
+    matched = patience_layers(settings.method, depth, settings.layers, narrower=settings.width is not None)
+    if not settings.patience_weight:
+        matched = ()
+    if (unlabelled is not None or settings.augment) and not settings.needs_teacher:
+        flag = "--augment" if unlabelled is None else "--unlabelled"
         raise InputError(
-            "--unlabelled needs a loss with the teacher's answers in it: choose --method kd, pkd-skip or pkd-last, and "
-            "an alpha or a beta above 0 (a student of one layer has no use for beta)"
+            f"{flag} needs a loss with the teacher's answers in it: choose --method kd, pkd-skip, pkd-last or best, "
+            "and an alpha or a beta above 0 (a student of one layer has no use for beta)"
         )
     _say_without_patience(settings)
     record_of_teacher = read_record(source.path)
+    check_labels(source, task, record_of_teacher)
     start, base = _starting_point(settings, source, record_of_teacher)
     first = initial_layers(settings.init, load_config(start).num_hidden_layers, settings.layers)
     train_examples = read_examples(train, columns, split="train")
@@ -72,50 +91,57 @@ def distill(
     unlabelled_examples = None if unlabelled is None else read_unlabelled(unlabelled, columns)
     metric = choose_metric(task, settings.training.metric or (record_of_teacher or {}).get("metric"))
     tokenizer = load_tokenizer(source)
-    _check_tokenizers(start, source, tokenizer)
     own_limit = model_max_length({"model_max_length": tokenizer.model_max_length}, config.to_dict())
     encoder = make_encoder(tokenizer, config, settings.training.max_length or own_limit)
+    check_tokenizers(start, source, tokenizer, config, encoder, train_examples.texts[:64])
     data = tokenize(train_examples, dev_examples, task, encoder, config.vocab_size)
     tables = {"train": train_examples.describe(), "dev": dev_examples.describe()}
     if unlabelled_examples is not None:
         data, tables["unlabelled"] = add_unlabelled(data, unlabelled_examples, train_examples, config.vocab_size)
+    if settings.augment:
+        mask, before = tokenizer.mask_token, len(data.train)
+        data = add_augmented(data, train_examples.texts, settings.augment, mask, settings.training.seed)
+        tables["train"]["augmented"] = len(data.train) - before
     labelled = len(train_examples)
-    others = f", and {len(data.train) - labelled:,} without a label" if unlabelled_examples is not None else ""
+    others = f", and {len(data.train) - labelled:,} without a label" if len(data.train) > labelled else ""
 
     make_repeatable(settings.training.seed)
-    teacher_model = load_classifier(source, config)
-    say(
-        f"Distilling {source.name} ({depth} layers) into {settings.layers} layers by {settings.method} "
-        f"on {labelled:,} rows{others}"
-    )
-    student = make_student(config, start, first, settings.training.seed)
-    device = choose_device()
-    answers = None
-    if settings.soft_weight or settings.patience_weight:
-        answers = teacher_targets(teacher_model, encoder, data.train, matched, device)
-    # The teacher is measured as it would be served, at its own limit, whatever the student reads.
-    own_encoder = make_encoder(tokenizer, config, own_limit)
-    own_dev = TokenizedSet(own_encoder.encode(dev_examples.texts), data.dev.targets)
-    teacher_metrics = evaluate(task, predict(teacher_model.to(device), own_encoder, own_dev, task), own_dev.targets)
-    del teacher_model
-    record = TrainingRecord(
-        method=settings.method,
-        settings={**settings.describe(), "max_length": encoder.max_length},
-        problem_type=task.problem_type,
-        labels=list(task.labels),
-        metric=metric,
-        data=tables,
-        base_model=base,
-        teacher={**source.describe(), "layers": depth, "dev": teacher_metrics},
-        layers={"count": settings.layers, "started_as": {"model": start.name, "layers": first}, "matched": matched},
-        device=device.type,
-    )
-    objective = pkd_objective(student, task, settings, answers, labelled)
-    fit(student, data, settings.training, record, objective, states=bool(matched))
-    record.wall_time_s = round(time.monotonic() - started, 3)
-    with staged_directory(output, overwrite=overwrite) as staging:
-        save_model(student, tokenizer, staging, encoder.max_length)
-        record.write(staging)
+    lead = Teacher(source, load_classifier(source, config), choose_device())
+    with sole_run(output, overwrite=overwrite) as checkpoint:
+        say(
+            f"Distilling {source.name} ({depth} layers) into {settings.layers} layers by {settings.method} "
+            f"on {labelled:,} rows{others}"
+        )
+        student = make_student(config, start, first, settings.training.seed, width=settings.width, heads=settings.heads)
+        live = LiveTeacher(lead.model, student, settings, lead.device) if settings.matches_tokens else None
+        answers = None
+        if settings.soft_weight or settings.patience_weight:
+            answers = teacher_targets(lead, encoder, data.train, matched, cache)
+        # The teacher is measured as it would be served, at its own limit, whatever the student reads.
+        own_encoder = make_encoder(tokenizer, config, own_limit)
+        own_dev = TokenizedSet(own_encoder.encode(dev_examples.texts), data.dev.targets)
+        own_scores = activate(teacher_targets(lead, own_encoder, own_dev, (), cache).logits.numpy(), task.problem_type)
+        del lead  # its memory is the student's now
+        record = TrainingRecord(
+            method=settings.method,
+            settings={**settings.describe(), "max_length": encoder.max_length},
+            problem_type=task.problem_type,
+            labels=list(task.labels),
+            metric=metric,
+            data=tables,
+            base_model=base,
+            teacher={**source.describe(), "layers": depth, "dev": evaluate(task, own_scores, own_dev.targets)},
+            layers={"count": settings.layers, "started_as": {"model": start.name, "layers": first}, "matched": matched},
+            device="",
+        )
+        objective = DistillationObjective(student, task, settings, answers, labelled, live)
+        fit(student, data, settings.training, record, objective, checkpoint)
+        record.wall_time_s = round(record.wall_time_s + time.monotonic() - started, 3)
+        if launched().is_first:
+            with staged_directory(output, overwrite=overwrite) as staging:
+                save_model(student, tokenizer, staging, encoder.max_length)
+                record.write(staging)
+        launched().wait()
     return record
 
 
@@ -142,14 +168,6 @@ def _starting_point(
     if settings.base is None and base is not None and source.sha256 != base["sha256"]:
         raise InputError(f"'{source.name}' is no longer the model that the teacher was made from: {other_ways}")
     return source, source.describe()
-
-
-def _check_tokenizers(start: Source, teacher: Source, tokenizer: Any) -> None:
-    """Word embeddings mean nothing under another vocabulary."""
-    if start.path == teacher.path:
-        return
-    if load_tokenizer(start).get_vocab() != tokenizer.get_vocab():
-        raise InputError(f"'{start.name}' and the teacher '{teacher.name}' have different vocabularies")
 
 
 def _say_without_patience(settings: DistillationSettings) -> None:

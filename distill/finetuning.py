@@ -14,16 +14,37 @@ from common.files import check_output, staged_directory
 from common.labels import Task
 from common.metrics import choose_metric
 from common.progress import say
+from distill.checkpoint import sole_run
 from distill.losses import hard_loss
 from distill.models import load_config, load_pretrained, load_tokenizer, make_encoder, save_model, set_task
+from distill.processes import WHOLE, Share, launched, one_voice
 from distill.record import TrainingRecord, read_record
 from distill.settings import TrainingSettings
 from distill.sources import find_model
-from distill.training import fit, make_repeatable, tokenize
+from distill.training import Objective, fit, make_repeatable, tokenize
 
 DEFAULT_MAX_LENGTH = 128
 
 
+class HardLabels(Objective):
+    """The labels alone."""
+
+    def __init__(self, problem_type: str):
+        super().__init__()
+        self.problem_type = problem_type
+
+    def forward(
+        self,
+        output: Any,
+        batch: dict[str, Tensor],  # noqa: ARG002
+        rows: list[int],  # noqa: ARG002
+        targets: Tensor,
+        share: Share = WHOLE,
+    ) -> dict[str, Tensor]:
+        return {"loss": share.rows * hard_loss(output.logits, targets, self.problem_type)}
+
+
+@one_voice()
 def finetune(
     model: str,
     train: str,
@@ -37,6 +58,8 @@ def finetune(
     overwrite: bool = False,
 ) -> TrainingRecord:
     """Trains a classifier and writes it to `output` in the Hub's layout, with `distillation.json`.
+
+    A run that was killed goes on where its last checkpoint was, if it is asked for again (`checkpoint.sole_run`).
 
     Args:
         model: a directory, the embedded default's name, or a name on the Hub.
@@ -81,14 +104,14 @@ def finetune(
     if metric.startswith("f1"):
         say(f"F1 counts '{task.labels[1]}' as positive")
 
-    def objective(output: Any, _rows: list[int], targets: Tensor) -> dict[str, Tensor]:
-        return {"loss": hard_loss(output.logits, targets, task.problem_type)}
-
-    fit(teacher, data, settings, record, objective)
-    record.wall_time_s = round(time.monotonic() - started, 3)
-    with staged_directory(output, overwrite=overwrite) as staging:
-        save_model(teacher, tokenizer, staging, encoder.max_length)
-        record.write(staging)
+    with sole_run(output, overwrite=overwrite) as checkpoint:
+        fit(teacher, data, settings, record, HardLabels(task.problem_type), checkpoint)
+        record.wall_time_s = round(record.wall_time_s + time.monotonic() - started, 3)
+        if launched().is_first:
+            with staged_directory(output, overwrite=overwrite) as staging:
+                save_model(teacher, tokenizer, staging, encoder.max_length)
+                record.write(staging)
+        launched().wait()
     return record
 
 

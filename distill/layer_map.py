@@ -5,17 +5,22 @@ from __future__ import annotations
 from common.errors import InputError
 
 
-def patience_layers(method: str, teacher_layers: int, student_layers: int) -> tuple[int, ...]:
+def patience_layers(
+    method: str, teacher_layers: int, student_layers: int, *, narrower: bool = False
+) -> tuple[int, ...]:
     """I(j) for the student's layers j = 1..k-1 (PKD §3.2; the last layer is left out on both sides).
 
     Skip spreads the layers evenly: 12 to 6 gives 2, 4, 6, 8, 10. Last takes the ones below the top: 7, 8, 9, 10, 11.
     Where n is no multiple of k, skip rounds j·n/k to the nearest layer. Methods without patience, and k = 1, map none.
 
+    Args:
+        narrower: whether the student's width is less than its teacher's, so that it may be as deep.
+
     Raises:
-        InputError: the student is not shallower than the teacher.
+        InputError: the student is no smaller than the teacher.
     """
-    _check(teacher_layers, student_layers)
-    if method == "pkd-skip":
+    _check(teacher_layers, student_layers, narrower)
+    if method in ("pkd-skip", "best"):
         return evenly_spread(teacher_layers, student_layers)[:-1]
     if method == "pkd-last":
         return tuple(range(teacher_layers - student_layers + 1, teacher_layers))
@@ -43,8 +48,8 @@ def evenly_spread(teacher_layers: int, student_layers: int) -> tuple[int, ...]:
     )
 
 
-def _check(teacher_layers: int, student_layers: int) -> None:
-    if student_layers >= teacher_layers:
+def _check(teacher_layers: int, student_layers: int, narrower: bool) -> None:
+    if student_layers >= teacher_layers + narrower:
         raise InputError(
             f"the student must have fewer layers than the teacher: asked for {student_layers}, "
             f"the teacher has {teacher_layers}"

@@ -1,4 +1,4 @@
-"""The losses of Patient Knowledge Distillation (Sun et al., EMNLP 2019, arXiv 1908.09355)."""
+"""The losses of Patient Knowledge Distillation (Sun et al., EMNLP 2019, arXiv 1908.09355), and TinyBERT's of states."""
 
 from __future__ import annotations
 
@@ -72,3 +72,18 @@ def patience_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return functional.mse_loss(
         functional.normalize(student.float(), dim=-1), functional.normalize(teacher.float(), dim=-1)
     )
+
+
+def hidden_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """L_hidn of TinyBERT (Jiao et al., Findings of EMNLP 2020, arXiv 1909.10351), eq. 8: MSE(H_S·W_h, H_T).
+
+    The mean over all non-padding tokens of the batch, over layers and width:
+    Σ_t Σ_j ‖h_s[t,j] − h_t[t,g(j)]‖² / (tokens · layers · width). TinyBERT's map g is skip's, with the last layer.
+
+    Args:
+        student: states `[batch, layers, length, width]`, already in the teacher's width.
+        teacher: states of the same shape, of the layers that the map names.
+        mask: `[batch, length]`, 1 for a token and 0 for padding.
+    """
+    distance = (student.float() - teacher.float()).square().mean(dim=(1, 3))
+    return (distance * mask).sum() / mask.sum()

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from common.errors import InputError, first_line
@@ -48,9 +48,19 @@ def load_pretrained(source: Source, config: Any) -> PreTrainedModel:
     Raises:
         InputError: the files are no such model, or lack weights of the encoder.
     """
+    return load_with_fresh(source, config)[0]
+
+
+def load_with_fresh(source: Source, config: Any) -> tuple[PreTrainedModel, frozenset[str]]:
+    """As `load_pretrained`, with the names of the weights that are fresh."""
     model, fresh = _load(source, config)
     _check_encoder(source, model, fresh)
-    return model
+    return model, fresh
+
+
+def untrained_classifier(config: Any) -> PreTrainedModel:
+    """A classifier of random weights, drawn from torch's generator, in float32 on CPU."""
+    return _prepared(AutoModelForSequenceClassification.from_config(config, dtype=torch.float32))
 
 
 def load_config(source: Source) -> Any:
@@ -141,44 +151,6 @@ def layer_prefix(model: nn.Module, count: int) -> str:
     return found[0]
 
 
-def make_student(config: Any, source: Source, layers: tuple[int, ...], seed: int) -> PreTrainedModel:
-    """A student whose layer j starts as the source's layer `layers[j - 1]`.
-
-    Embeddings and pooler come from the source too, and the head where the source has one (a fine-tuned teacher does, a
-    pre-trained model does not); the rest is fresh, drawn from `seed`.
-
-    Args:
-        config: the teacher's config.
-
-    Raises:
-        InputError: the source's weights do not fit the teacher's architecture.
-    """
-    whole, fresh = _load(source, _with_labels_of(config, load_config(source)))
-    _check_encoder(source, whole, fresh)
-    prefix = layer_prefix(whole, whole.config.num_hidden_layers)
-    moved = {f"{prefix}.{old - 1}.": f"{prefix}.{new}." for new, old in enumerate(layers)}
-    state: dict[str, Tensor] = {}
-    for name, weight in whole.state_dict().items():
-        if name in fresh:
-            continue
-        if name.startswith(prefix + "."):
-            place = name[: name.index(".", len(prefix) + 1) + 1]
-            if place in moved:
-                state[moved[place] + name[len(place) :]] = weight
-        else:
-            state[name] = weight
-    student_config = type(config).from_dict(config.to_dict())
-    student_config.num_hidden_layers = len(layers)
-    torch.manual_seed(seed)
-    student = _prepared(AutoModelForSequenceClassification.from_config(student_config, dtype=torch.float32))
-    own = student.state_dict()
-    for name, weight in state.items():
-        if name not in own or own[name].shape != weight.shape:
-            raise InputError(f"'{source.name}' does not fit the teacher: {name} differs in shape or is not there")
-    student.load_state_dict(state, strict=False)
-    return student
-
-
 def save_model(model: PreTrainedModel, tokenizer: Any, directory: Path, max_length: int) -> None:
     """Writes the Hub's layout: config, safetensors weights, tokenizer with its length limit."""
     model.save_pretrained(directory)
@@ -247,12 +219,3 @@ def _prepared(model: PreTrainedModel) -> PreTrainedModel:
         model.config.use_mems_eval = model.config.use_mems_train = False
         fuse(model)
     return use_dense(model)
-
-
-def _with_labels_of(config: Any, other: Any) -> Any:
-    """`other` with the head of `config`, so that a pre-trained model loads with a head of the right size."""
-    other.num_labels = config.num_labels
-    other.id2label = dict(config.id2label)
-    other.label2id = dict(config.label2id)
-    other.problem_type = config.problem_type
-    return other

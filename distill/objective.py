@@ -1,4 +1,4 @@
-"""The loss of a student: the labels, the teacher's answers and its states, weighed and summed."""
+"""The loss of a student: the labels, the teacher's answers, its states and its relations, weighed and summed."""
 
 from __future__ import annotations
 
@@ -9,42 +9,84 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from common.labels import Task
-from distill.losses import hard_loss, patience_loss, soft_loss
+from distill.live_teacher import LiveTeacher
+from distill.losses import hard_loss, hidden_loss, patience_loss, soft_loss
 from distill.models import head_position
+from distill.processes import WHOLE, Share
+from distill.projection import width_projection
+from distill.relations import AttentionVectors, relation_loss
 from distill.settings import DistillationSettings
 from distill.teacher import TeacherTargets, head_states
 from distill.training import Objective
 
 
-def pkd_objective(
-    student: PreTrainedModel,
-    task: Task,
-    settings: DistillationSettings,
-    answers: TeacherTargets | None,
-    labelled_rows: int,
-) -> Objective:
-    """L_PKD = (1-α)·L_CE + α·L_DS + β·L_PT (eq. 8); methods without a term leave it out.
+class DistillationObjective(Objective):
+    """L = (1-α)·L_CE + α·L_DS + β·L_PT + γ·L_hidn + ρ·L_relation; what has no weight is left out.
 
-    Args:
-        answers: the teacher's, of all training rows; None for methods that do not ask it.
-        labelled_rows: how many of the training rows, the first ones, have a label; the others have no L_CE.
+    The first three are L_PKD (PKD, arXiv 1908.09355, eq. 8); L_hidn is TinyBERT's (`losses.hidden_loss`), L_relation
+    MiniLM's or MiniLMv2's (`relations.relation_loss`).
     """
-    alpha, beta = settings.soft_weight, settings.patience_weight
-    position = head_position(student.config)
 
-    def objective(output: Any, rows: list[int], targets: Tensor) -> dict[str, Tensor]:
-        labelled = [place for place, row in enumerate(rows) if row < labelled_rows]
-        hard = hard_loss(output.logits, targets, task.problem_type, labelled)
-        terms, loss = {"hard": hard}, (1 - alpha) * hard
-        if answers is not None and alpha:
-            given = answers.logits[rows].to(targets.device)
-            terms["soft"] = soft_loss(output.logits, given, settings.temperature, task.problem_type)
-            loss = loss + alpha * terms["soft"]
-        if answers is not None and beta and answers.states.shape[1]:
+    def __init__(
+        self,
+        student: PreTrainedModel,
+        task: Task,
+        settings: DistillationSettings,
+        answers: TeacherTargets | None,
+        labelled_rows: int,
+        live: LiveTeacher | None = None,
+    ):
+        """
+        Args:
+            answers: the teacher's, of all training rows; None for methods that do not ask it.
+            labelled_rows: how many of the training rows, the first ones, have a label; the others have no L_CE.
+            live: the teacher itself, for the losses over all tokens; None where these have no weight.
+        """
+        super().__init__()
+        self.task = task
+        self.settings = settings
+        self.answers = answers
+        self.labelled_rows = labelled_rows
+        self.live = live
+        self.position = head_position(student.config)
+        self.patience = settings.patience_weight if answers is not None and answers.states.shape[1] else 0.0
+        self.needs_states = bool(self.patience) or live is not None
+        width = teacher_width = student.config.hidden_size
+        if answers is not None and self.patience:
+            teacher_width = answers.states.shape[2]
+        if live is not None and live.layers:
+            teacher_width = live.width
+        self.to_teacher = width_projection(width, teacher_width)
+        if settings.relation_weight:
+            self.vectors = AttentionVectors.of(student, settings.layers, settings.relations)
+
+    def forward(
+        self, output: Any, batch: dict[str, Tensor], rows: list[int], targets: Tensor, share: Share = WHOLE
+    ) -> dict[str, Tensor]:
+        """`loss`, and unweighed `hard`, `soft`, `patience`, `hidden`, `relation`, as far as they have a weight."""
+        settings, kind = self.settings, self.task.problem_type
+        labelled = [place for place, row in enumerate(rows) if row < self.labelled_rows]
+        hard = share.rows * hard_loss(output.logits, targets, kind, labelled)
+        terms, loss = {"hard": hard}, (1 - settings.soft_weight) * hard
+        if self.answers is not None and settings.soft_weight:
+            answer = self.answers.logits[rows].to(targets.device)
+            terms["soft"] = share.rows * soft_loss(output.logits, answer, settings.temperature, kind)
+            loss = loss + settings.soft_weight * terms["soft"]
+        if self.answers is not None and self.patience:
             # Layers 1..k-1: the embeddings' output stands before them and the last layer is left out.
-            own = [head_states(hidden, position) for hidden in output.hidden_states[1:-1]]
-            terms["patience"] = patience_loss(torch.stack(own, dim=1), answers.states[rows].to(targets.device))
-            loss = loss + beta * terms["patience"]
+            states = torch.stack([head_states(hidden, self.position) for hidden in output.hidden_states[1:-1]], dim=1)
+            answer = self.answers.states[rows].to(targets.device)
+            terms["patience"] = share.rows * patience_loss(self.to_teacher(states), answer)
+            loss = loss + self.patience * terms["patience"]
+        if self.live is not None:
+            mask, given = batch["attention_mask"], self.live(batch)
+            if given.hidden is not None:
+                states = self.to_teacher(torch.stack(output.hidden_states[1:], dim=1))
+                terms["hidden"] = share.tokens * hidden_loss(states, given.hidden, mask)
+                loss = loss + settings.hidden_weight * terms["hidden"]
+            if given.vectors is not None:
+                vectors = self.vectors(output.hidden_states)
+                relation = relation_loss(vectors, given.vectors, mask, settings.relations, self.live.heads)
+                terms["relation"] = share.tokens * relation
+                loss = loss + settings.relation_weight * terms["relation"]
         return {"loss": loss, **terms}
-
-    return objective

@@ -2,33 +2,56 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, get_linear_schedule_with_warmup
 
-from common.errors import InputError, WorkFailedError
+from common.errors import DivergedError, InputError
 from common.examples import Examples
 from common.labels import Task, activate
 from common.metrics import LOWER_IS_BETTER, evaluate
 from common.progress import progress, say
 from common.tokenization import Encoded, TextEncoder
 from distill.batches import TokenizedSet, model_inputs, shuffled_batches, sorted_batches
+from distill.checkpoint import Checkpoint
 from distill.models import input_names
+from distill.processes import ALONE, WHOLE, Processes, Share, launched, own_device
 from distill.record import TrainingRecord
+from distill.run_state import RunState, run_identity
 from distill.settings import TrainingSettings
 
 _EVALUATION_BATCH = 64
 
-# Loss terms of a step, by name, from the model's output, the rows of the batch and the targets of those that have one.
-Objective = Callable[[Any, list[int], Tensor], dict[str, Tensor]]
+
+class Objective(nn.Module):
+    """What a step minimises. Parameters that it has are trained with the model's, and thrown away after training.
+
+    Attributes:
+        needs_states: whether the model is to return its hidden states.
+    """
+
+    needs_states = False
+
+    def forward(
+        self, output: Any, batch: dict[str, Tensor], rows: list[int], targets: Tensor, share: Share = WHOLE
+    ) -> dict[str, Tensor]:
+        """The loss terms by name; their weighed sum is `loss`. Those of all parts of a batch add up to the batch's.
+
+        Args:
+            output: the model's, of `batch`.
+            rows: which training rows the batch holds.
+            targets: of those of them that have one.
+            share: how much this is of a batch that several processes share.
+        """
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -43,7 +66,7 @@ class TrainingData:
 
 def choose_device() -> torch.device:
     """CUDA where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return own_device()
 
 
 def tokenize(train: Examples, dev: Examples, task: Task, encoder: TextEncoder, vocabulary: int) -> TrainingData:
@@ -55,8 +78,8 @@ def tokenize(train: Examples, dev: Examples, task: Task, encoder: TextEncoder, v
     """
     encoded, dev_encoded = (encode(table, train, encoder, vocabulary) for table in (train, dev))
     return TrainingData(
-        TokenizedSet(encoded, task.targets(train.labels, train.places)),
-        TokenizedSet(dev_encoded, task.targets(dev.labels, dev.places)),
+        TokenizedSet(encoded, task.targets(train.labels, train.places), train.places),
+        TokenizedSet(dev_encoded, task.targets(dev.labels, dev.places), dev.places),
         encoder,
         task,
     )
@@ -85,78 +108,118 @@ def fit(
     settings: TrainingSettings,
     record: TrainingRecord,
     objective: Objective,
-    *,
-    states: bool = False,
+    checkpoint: Checkpoint,
 ) -> None:
     """Trains `model` in place and leaves it with the weights of its best dev epoch; fills `record`.
 
-    Args:
-        objective: the loss terms of a batch; their sum, under `loss`, is minimised.
-        states: whether the objective needs hidden states.
+    Where a checkpoint of this run is there, the run goes on from it, and ends as it would have without the break.
+    Where `accelerate launch` started several processes, each calls this, and trains on its part of every batch.
 
     Raises:
-        WorkFailedError: the loss or the gradient is no longer a finite number.
+        InputError: the checkpoint is of another run.
+        DivergedError: the loss or the gradient is no longer a finite number.
     """
-    device = choose_device()
+    device, processes = choose_device(), launched()
     model.to(device)
-    generator = torch.Generator().manual_seed(settings.seed)
-    torch.manual_seed(settings.seed)
-    names = input_names(model)
-    lengths = [text.tokens for text in data.train.encoded]
-    targets = torch.from_numpy(data.train.targets)
-    steps_an_epoch = math.ceil(len(lengths) / settings.batch_size)
-    total_steps = steps_an_epoch * settings.epochs
-    optimizer = _optimizer(model, settings)
-    schedule = get_linear_schedule_with_warmup(optimizer, round(settings.warmup * total_steps), total_steps)
+    objective.to(device)
     record.truncated = {"train": data.train.truncated, "dev": data.dev.truncated}
     record.device = device.type
-    best: dict[str, Tensor] = {}
-    step = 0
-    for epoch in range(1, settings.epochs + 1):
-        model.train()
-        with progress(f"epoch {epoch} of {settings.epochs}", len(lengths), "rows") as advance:
-            for rows in shuffled_batches(lengths, settings.batch_size, generator):
-                step += 1
-                batch = model_inputs(data.encoder, [data.train.encoded[row] for row in rows], names, device)
-                # fp16's range would need loss scaling; bf16 has float32's.
-                with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                    output = model(**batch, output_hidden_states=states)
-                labelled = [row for row in rows if row < len(targets)]
-                terms = objective(output, rows, targets[labelled].to(device))
-                values = {name: float(value.detach()) for name, value in terms.items()}
-                _check_finite("loss", values["loss"], step, epoch)
-                optimizer.zero_grad(set_to_none=True)
-                terms["loss"].backward()
-                norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0))
-                _check_finite("gradient", norm, step, epoch)
-                record.steps.append({"step": step, "lr": schedule.get_last_lr()[0], **values})
-                optimizer.step()
-                schedule.step()
-                advance(len(rows), note=f"loss {values['loss']:.4f}")
-        scores = predict(model, data.encoder, data.dev, data.task)
-        _check_finite("dev score", float(np.abs(scores).max()), step, epoch)
-        metrics = evaluate(data.task, scores, data.dev.targets)
-        record.epochs.append({"epoch": epoch, "dev": metrics})
-        say(f"  epoch {epoch} of {settings.epochs}: dev {record.metric} {metrics[record.metric]:.4f}")
-        if record.best_epoch == 0 or _better(metrics[record.metric], record.best[record.metric], record.metric):
-            record.best_epoch = epoch
-            best = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
-    model.load_state_dict(best)
+    identity = {**run_identity(record, model, objective, data.train, data.dev), "processes": processes.count}
+    order = torch.Generator().manual_seed(settings.seed)
+    # One stream for all would drop out the same places in every process's part of a batch.
+    torch.manual_seed(settings.seed + processes.index)
+    total_steps = math.ceil(len(data.train) / settings.batch_size) * settings.epochs
+    optimizer = _optimizer(nn.ModuleList([model, objective]), settings)
+    schedule = get_linear_schedule_with_warmup(optimizer, round(settings.warmup * total_steps), total_steps)
+    run = RunState(model, objective, optimizer, schedule, order, record, processes)
+    kept = processes.from_first(checkpoint.load(identity) if processes.is_first else None)
+    if kept is not None:
+        run.load_state_dict(kept)
+    while run.epoch <= settings.epochs and not _stops_early(record, settings):
+        _train_epoch(run, data, settings, checkpoint)
+        _score_epoch(run, data, settings, checkpoint)
+        run.next_epoch()
+    model.load_state_dict(run.best)
     model.cpu().eval()
 
 
-def predict(model: PreTrainedModel, encoder: TextEncoder, data: TokenizedSet, task: Task) -> NDArray[np.float32]:
-    """Scores `[rows, labels]` of a tokenized table, without dropout."""
+def _train_epoch(run: RunState, data: TrainingData, settings: TrainingSettings, checkpoint: Checkpoint) -> None:
+    """The steps of the epoch that `run` stands in, as far as they are not done."""
+    model, objective, record, processes = run.model, run.objective, run.record, run.processes
+    parameters = [*model.parameters(), *objective.parameters()]
+    device = parameters[0].device
+    names = input_names(model)
+    lengths = [text.tokens for text in data.train.encoded]
+    targets = torch.from_numpy(data.train.targets)
+    model.train()
+    with progress(f"epoch {run.epoch} of {settings.epochs}", len(lengths), "rows") as advance:
+        for number, rows in enumerate(shuffled_batches(lengths, settings.batch_size, run.order)):
+            if number < run.batches:
+                advance(len(rows))
+                continue
+            own, share = processes.part(rows, lengths)
+            batch = model_inputs(data.encoder, [data.train.encoded[row] for row in own], names, device)
+            # fp16's range would need loss scaling; bf16 has float32's.
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                output = model(**batch, output_hidden_states=objective.needs_states)
+            labelled = [row for row in own if row < len(targets)]
+            terms = objective(output, batch, own, targets[labelled].to(device), share)
+            # One copy from the device for all terms.
+            sums = processes.sum(torch.stack([value.detach() for value in terms.values()]))
+            values = dict(zip(terms, sums.tolist(), strict=True))
+            run.optimizer.zero_grad(set_to_none=True)
+            terms["loss"].backward()
+            processes.sum_gradients(parameters)
+            norm = float(nn.utils.clip_grad_norm_(parameters, 1.0))
+            for what, value in (("loss", values["loss"]), ("gradient", norm)):
+                if not math.isfinite(value):
+                    raise _left_the_numbers(f"{what} is {value}", run, checkpoint, where=data.train.where(rows))
+            record.steps.append({"step": run.step + 1, "lr": run.schedule.get_last_lr()[0], **values})
+            run.optimizer.step()
+            run.schedule.step()
+            run.batches += 1
+            advance(len(rows), note=f"loss {values['loss']:.4f}")
+            if processes.any(processes.is_first and checkpoint.due, device):
+                state = run.state_dict()
+                if processes.is_first:
+                    checkpoint.save(run.step, state)
+
+
+def _score_epoch(run: RunState, data: TrainingData, settings: TrainingSettings, checkpoint: Checkpoint) -> None:
+    """The dev metrics after an epoch, and its weights where they are the best so far."""
+    record = run.record
+    scores = predict(run.model, data.encoder, data.dev, data.task, run.processes)
+    highest = float(np.abs(scores).max())
+    if not math.isfinite(highest):
+        raise _left_the_numbers(f"dev score is {highest}", run, checkpoint)
+    metrics = evaluate(data.task, scores, data.dev.targets)
+    record.epochs.append({"epoch": run.epoch, "dev": metrics})
+    say(f"  epoch {run.epoch} of {settings.epochs}: dev {record.metric} {metrics[record.metric]:.4f}")
+    if record.best_epoch == 0 or _better(metrics[record.metric], record.best[record.metric], record.metric):
+        record.best_epoch = run.epoch
+        run.best = {name: weight.detach().clone() for name, weight in run.model.state_dict().items()}
+
+
+def predict(
+    model: PreTrainedModel, encoder: TextEncoder, data: TokenizedSet, task: Task, processes: Processes = ALONE
+) -> NDArray[np.float32]:
+    """Scores `[rows, labels]` of a tokenized table, without dropout.
+
+    Args:
+        processes: which share the work; each has all scores in the end.
+    """
     model.eval()
     device = next(model.parameters()).device
     names = input_names(model)
-    logits = np.empty((len(data), len(task.labels)), np.float32)
+    logits = torch.zeros(len(data), len(task.labels))
+    batches = sorted_batches([text.tokens for text in data.encoded], _EVALUATION_BATCH)
     with torch.inference_mode(), progress("dev", len(data), "rows") as advance:
-        for rows in sorted_batches([text.tokens for text in data.encoded], _EVALUATION_BATCH):
+        for rows in itertools.islice(batches, processes.index, None, processes.count):
             batch = model_inputs(encoder, [data.encoded[row] for row in rows], names, device)
-            logits[rows] = model(**batch).logits.float().cpu().numpy()
-            advance(len(rows))
-    return activate(logits, task.problem_type)
+            logits[rows] = model(**batch).logits.float().cpu()
+            advance(processes.count * len(rows))
+        whole = processes.sum(logits.to(device)).cpu()
+    return activate(whole.numpy(), task.problem_type)
 
 
 def make_repeatable(seed: int) -> None:
@@ -165,9 +228,11 @@ def make_repeatable(seed: int) -> None:
     if torch.cuda.is_available():
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # Only code that reads what it never wrote would notice; filling takes a tenth of a step's time.
+    torch.utils.deterministic.fill_uninitialized_memory = False
 
 
-def _optimizer(model: PreTrainedModel, settings: TrainingSettings) -> torch.optim.AdamW:
+def _optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.AdamW:
     decayed: list[Tensor] = []
     plain: list[Tensor] = []
     for name, parameter in model.named_parameters():
@@ -177,11 +242,16 @@ def _optimizer(model: PreTrainedModel, settings: TrainingSettings) -> torch.opti
     return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
 
 
-def _check_finite(what: str, value: float, step: int, epoch: int) -> None:
-    if not math.isfinite(value):
-        raise WorkFailedError(
-            f"the {what} is {value} at step {step} (epoch {epoch}): nothing was kept; lower --learning-rate"
-        )
+def _stops_early(record: TrainingRecord, settings: TrainingSettings) -> bool:
+    if settings.early_stopping is None or len(record.epochs) - record.best_epoch < settings.early_stopping:
+        return False
+    say(f"  no better dev {record.metric} since epoch {record.best_epoch}: training stops early")
+    return True
+
+
+def _left_the_numbers(what: str, run: RunState, checkpoint: Checkpoint, where: str = "") -> DivergedError:
+    place = f"step {run.step + 1} (epoch {run.epoch}), on {where}" if where else f"the end of epoch {run.epoch}"
+    return DivergedError(f"the {what} at {place}: nothing was written, {checkpoint}; lower --learning-rate")
 
 
 def _better(new: float, old: float, metric: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from common.errors import InputError
+from common.errors import InputError, shown
 from common.examples import Columns, Examples, read_examples
 from common.progress import say
 from common.tokenization import Encoded
@@ -14,14 +14,18 @@ from distill.training import TrainingData, encode
 
 
 def read_unlabelled(source: str, columns: Columns) -> Examples:
-    """A table's texts alone; says so where it has a label column.
+    """A table's texts alone.
 
     Raises:
-        InputError: the table cannot be read, has no text column or no rows, or a row is bad (with its line number).
+        InputError: the table cannot be read, has a label column, no text column or no rows, or a row is bad (with its
+            line number).
     """
     table = read_examples(source, columns, read_labels=False)
     if table.label_column is not None:
-        say(f"{source}: the column '{table.label_column}' is ignored, since the teacher labels these texts")
+        raise InputError(
+            f"{source} has a label column, '{shown(table.label_column)}', and the teacher labels these texts: take the "
+            "column out, or put the rows into the training table"
+        )
     return table
 
 
@@ -39,10 +43,10 @@ def add_unlabelled(
     Raises:
         InputError: the texts do not go with `train` or with the model, or dev has all of them.
     """
-    in_dev = {_tokens(text) for text in data.dev.encoded}
+    in_dev = {tokens_of(text) for text in data.dev.encoded}
     encoded = encode(table, train, data.encoder, vocabulary)
-    others = [text for text in encoded if _tokens(text) not in in_dev]
-    kept = list({_tokens(text): text for text in others}.values())
+    others = [row for row, text in enumerate(encoded) if tokens_of(text) not in in_dev]
+    kept = list({tokens_of(encoded[row]): row for row in others}.values())
     if not kept:
         raise InputError(f"{table.source}: every text is in the dev table, which is not learned from")
     left_out = {"repeated": len(others) - len(kept), "in_dev": len(encoded) - len(others)}
@@ -51,9 +55,14 @@ def add_unlabelled(
             f"{table.source}: of {len(table):,} texts {left_out['repeated']:,} that are repeated and "
             f"{left_out['in_dev']:,} that are in the dev table are left out"
         )
-    joined = TokenizedSet(data.train.encoded + kept, data.train.targets)
+    joined = TokenizedSet(
+        data.train.encoded + [encoded[row] for row in kept],
+        data.train.targets,
+        [*data.train.places, *(table.places[row] for row in kept)],
+    )
     return replace(data, train=joined), {**table.describe(), **left_out}
 
 
-def _tokens(text: Encoded) -> tuple[int, ...]:
+def tokens_of(text: Encoded) -> tuple[int, ...]:
+    """What the model reads of a text, to tell whether two are the same."""
     return (*text.ids, *text.type_ids)

@@ -49,9 +49,13 @@ class CommandResult:
 
 
 @pytest.fixture
-def understudy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., CommandResult]:
-    """Runs the command in this process."""
+def understudy(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., CommandResult]:
+    """Runs the command in this process, with a cache directory of its own."""
     from understudy.cli import main
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 
     def run(*arguments: object) -> CommandResult:
         monkeypatch.setattr(sys, "argv", ["understudy", *map(str, arguments)])

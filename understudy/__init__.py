@@ -17,6 +17,7 @@ _HOMES = {
     "relative_attention": "kernels.relative_attention",
     "relative_attention_packed": "kernels.relative_attention_packed",
     "score": "serve.score",
+    "sweep": "distill.sweep.sweep",
     "unfuse": "kernels.xlnet",
 }
 __all__ = [*_HOMES]

@@ -22,7 +22,7 @@ import typer
 
 from common.errors import UnderstudyError
 from common.progress import stderr
-from understudy import serving_commands, training_commands
+from understudy import serving_commands, sweep_command, training_commands
 
 app = typer.Typer(
     name="understudy",
@@ -34,6 +34,7 @@ app = typer.Typer(
 )
 app.command()(training_commands.finetune)
 app.command()(training_commands.distill)
+app.command()(sweep_command.sweep)
 app.command()(training_commands.export)
 app.command()(training_commands.adopt)
 app.command()(serving_commands.serve)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from common.errors import InputError
 from common.metrics import LOWER_IS_BETTER
 from common.progress import say
 from understudy.options import (
@@ -23,9 +24,14 @@ from understudy.options import (
     columns,
 )
 
-Epochs = Annotated[int, typer.Option(help="Passes over the training rows; the best by dev metric is kept.")]
+EPOCHS = "Passes over the training rows; the best by dev metric is kept."
+PEAK = "AdamW's peak learning rate."
+Epochs = Annotated[int, typer.Option(help=EPOCHS)]
 BatchSize = Annotated[int, typer.Option(help="Rows a step.")]
-LearningRate = Annotated[float, typer.Option(help="AdamW's peak learning rate.")]
+LearningRate = Annotated[float, typer.Option(help=PEAK)]
+EarlyStopping = Annotated[
+    int | None, typer.Option(metavar="EPOCHS", help="Stop after so many epochs without a better dev metric.")
+]
 Calibrate = Annotated[
     bool, typer.Option("--calibrate/--no-calibrate", help="Fit a temperature (and thresholds) on the dev labels.")
 ]
@@ -45,6 +51,7 @@ def finetune(
     epochs: Epochs = 4,
     batch_size: BatchSize = 32,
     learning_rate: LearningRate = 5e-5,
+    early_stopping: EarlyStopping = None,
     max_length: MaxLength = None,
     metric: Metric = None,
     multi_label: Annotated[bool, typer.Option("--multi-label", help="Labels of a row are separated by '|'.")] = False,
@@ -65,6 +72,7 @@ def finetune(
         learning_rate=learning_rate,
         max_length=max_length,
         metric=metric,
+        early_stopping=early_stopping,
         seed=seed,
     )
     record = run(
@@ -91,42 +99,86 @@ def distill(
         str | None,
         typer.Option(help="One more table, of texts that the teacher labels, such as those that a server has seen."),
     ] = None,
-    method: Annotated[str, typer.Option(help="finetune, kd, pkd-skip or pkd-last.")] = "pkd-skip",
-    init: Annotated[
+    method: Annotated[
         str,
+        typer.Option(help="finetune, kd, pkd-skip, pkd-last, or best; it decides what is left open below."),
+    ] = "pkd-skip",
+    init: Annotated[
+        str | None,
         typer.Option(
-            help="The student starts as the first layers of the `pretrained` model, as the teacher's "
+            help="The student starts as the first layers of the `pretrained` model (the paper's way), as the teacher's "
             "first (`teacher-first`), or as every n/k-th of the teacher (`teacher-skip`)."
         ),
-    ] = "pretrained",
+    ] = None,
     base: Annotated[str | None, typer.Option(help="Pre-trained model, where the teacher does not name it.")] = None,
-    temperature: Annotated[float, typer.Option(help="T of the soft targets.")] = 5.0,
-    alpha: Annotated[float, typer.Option(help="Share of the soft-target loss.")] = 0.7,
-    beta: Annotated[float, typer.Option(help="Weight of the patience loss.")] = 100.0,
-    epochs: Epochs = 4,
+    width: Annotated[int | None, typer.Option(help="Hidden size of the student, where it is to be narrower.")] = None,
+    heads: Annotated[int | None, typer.Option(help="Attention heads of a narrower student.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="T of the soft targets.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Share of the soft-target loss.")] = None,
+    beta: Annotated[float | None, typer.Option(help="Weight of the patience loss.")] = None,
+    hidden_weight: Annotated[
+        float | None, typer.Option(help="Weight of the states of all tokens (TinyBERT); the teacher runs along.")
+    ] = None,
+    relation_weight: Annotated[
+        float | None, typer.Option(help="Weight of the self-attention relations; the teacher runs along.")
+    ] = None,
+    relations: Annotated[
+        str | None, typer.Option(help="minilmv2 (queries, keys, values) or minilm (attention, values).")
+    ] = None,
+    relation_layer: Annotated[int | None, typer.Option(help="The teacher's layer with them; its last.")] = None,
+    relation_heads: Annotated[int | None, typer.Option(help="Heads of MiniLMv2's relations; the teacher's.")] = None,
+    augment: Annotated[
+        int | None, typer.Option(help="Altered copies of each training row, which the teacher labels.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help=EPOCHS)] = None,
     batch_size: BatchSize = 32,
-    learning_rate: LearningRate = 5e-5,
+    learning_rate: Annotated[float | None, typer.Option(help=PEAK)] = None,
+    early_stopping: EarlyStopping = None,
     max_length: MaxLength = None,
     metric: Metric = None,
     text_column: TextColumn = None,
     pair_column: PairColumn = None,
     label_column: LabelColumn = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Where the teacher's answers are kept for further runs; your cache directory otherwise."),
+    ] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep the teacher's answers in memory alone.")] = False,
     overwrite: Overwrite = False,
     seed: Seed = 0,
 ) -> None:
     """Train a student of fewer layers from a teacher (Patient Knowledge Distillation)."""
     from distill.distillation import distill as run
-    from distill.settings import DistillationSettings, TrainingSettings
+    from distill.settings import DistillationSettings
+    from distill.teacher_cache import default_cache
 
-    training = TrainingSettings(
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        max_length=max_length,
-        metric=metric,
-        seed=seed,
-    )
-    settings = DistillationSettings(layers, method, init, temperature, alpha, beta, base, training)
+    if cache is not None and no_cache:
+        raise InputError("--cache and --no-cache exclude each other")
+    given = {
+        "layers": layers,
+        "method": method,
+        "init": init,
+        "base": base,
+        "width": width,
+        "heads": heads,
+        "temperature": temperature,
+        "alpha": alpha,
+        "beta": beta,
+        "hidden_weight": hidden_weight,
+        "relation_weight": relation_weight,
+        "relations": relations,
+        "relation_layer": relation_layer,
+        "relation_heads": relation_heads,
+        "augment": augment,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "early_stopping": early_stopping,
+        "max_length": max_length,
+        "metric": metric,
+        "seed": seed,
+    }
+    settings = DistillationSettings.from_flat(given)
     record = run(
         teacher,
         train,
@@ -135,6 +187,7 @@ def distill(
         settings,
         columns(text_column, pair_column, label_column),
         unlabelled=unlabelled,
+        cache=None if no_cache else cache or default_cache(),
         overwrite=overwrite,
     )
     _say_result(record, output)
@@ -270,6 +323,10 @@ def demo(
 
 
 def _say_result(record: Any, output: Path) -> None:
+    from distill.processes import launched
+
+    if not launched().is_first:
+        return
     truncated = record.truncated
     if truncated["train"] or truncated["dev"]:
         say(

@@ -19,6 +19,7 @@ from common.errors import InputError, UnderstudyError
 from common.files import (
     MARKERS,
     check_output,
+    durable_file,
     read_json,
     require_file,
     sha256,
@@ -403,3 +404,19 @@ def test_a_number_that_json_has_not_is_never_written_bare(tmp_path: Path, number
         assert not path.exists()
     else:
         assert orjson.loads(path.read_bytes())["loss"][0] == 1.0
+
+
+def test_a_durable_file_is_the_new_one_or_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    # What a killed process left of its own attempt is in nobody's way.
+    (tmp_path / "state.partial").write_text("half and more")
+    with durable_file(path) as file:
+        file.write_text("one")
+        assert not path.exists()
+    assert contents(tmp_path) == {"state": b"one"}
+    with pytest.raises(UnicodeEncodeError), durable_file(path) as file:
+        file.write_text("half \ud800", encoding="utf-8")
+    assert contents(tmp_path) == {"state": b"one"}
+    with durable_file(path) as file:
+        file.write_text("two")
+    assert contents(tmp_path) == {"state": b"two"}

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from common import progress as module
-from common.progress import progress, say
+from common.progress import progress, say, told_to, working
 
 
 def shown(monkeypatch: pytest.MonkeyPatch, *, terminal: bool, after: float) -> io.StringIO:
@@ -67,3 +67,20 @@ def test_the_bar_is_taken_down_when_the_work_fails(monkeypatch: pytest.MonkeyPat
         work()
     # The cursor is hidden while the bar stands and must come back.
     assert screen.getvalue().rindex("\x1b[?25h") > screen.getvalue().rindex("\x1b[?25l")
+
+
+def test_a_listener_is_told_instead_of_the_user(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    screen = shown(monkeypatch, terminal=True, after=-1.0)
+    heard: list[str] = []
+    with told_to(heard.append), working("thinking"):
+        say("a line")
+        with progress("epoch 1", 4, "rows") as advance:
+            advance(1, note="loss 0.5")
+            advance(3)
+    assert heard == ["a line", "epoch 1 25 % loss 0.5", "epoch 1 100 %"]
+    assert screen.getvalue() == ""
+    assert capsys.readouterr().out == ""
+    say("to the user again")
+    assert capsys.readouterr().out == "to the user again\n"

@@ -78,7 +78,7 @@ def test_the_same_seed_gives_the_same_bits(bert_teacher: Path, small_tables: tup
 
 
 def test_the_pretrained_start_takes_the_first_layers_and_a_fresh_head(bert_teacher: Path, bert_base: Path) -> None:
-    from distill.models import make_student
+    from distill.students import make_student
 
     source = find_model(str(bert_base))
     student = make_student(load_config(find_model(str(bert_teacher))), source, (1, 2), seed=0).state_dict()
@@ -93,7 +93,7 @@ def test_the_pretrained_start_takes_the_first_layers_and_a_fresh_head(bert_teach
 
 
 def test_the_skip_start_takes_every_second_layer_and_the_teachers_head(bert_teacher: Path) -> None:
-    from distill.models import make_student
+    from distill.students import make_student
 
     source = find_model(str(bert_teacher))
     student = make_student(load_config(source), source, (2, 4), seed=0).state_dict()

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from transformers import BertConfig
+from transformers import BertConfig, BertForSequenceClassification
 
 from common.labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Task
-from distill.objective import pkd_objective
+from distill.layer_map import evenly_spread
+from distill.live_teacher import LiveTeacher
+from distill.losses import hard_loss, patience_loss, soft_loss
+from distill.objective import DistillationObjective
 from distill.settings import DistillationSettings
 from distill.teacher import TeacherTargets
 
@@ -20,7 +23,7 @@ Array = NDArray[np.float64]
 LAYERS, WIDTH, LENGTH = 3, 8, 5
 LABELLED = 6  # of the training rows, the first ones
 SETTINGS = DistillationSettings(LAYERS, temperature=3.0, alpha=0.6, beta=20.0)
-STUDENT: Any = SimpleNamespace(config=BertConfig())
+STUDENT: Any = SimpleNamespace(config=BertConfig(hidden_size=WIDTH))
 TASKS = [Task(SINGLE_LABEL, ("a", "b", "c")), Task(MULTI_LABEL, ("a", "b", "c")), Task(REGRESSION, ("score",))]
 
 
@@ -66,8 +69,8 @@ def test_the_loss_of_a_mixed_batch(task: Task, rows: list[int]) -> None:
     hidden = [torch.randn(len(rows), LENGTH, WIDTH) for _ in range(LAYERS + 1)]
 
     known = [row for row in rows if row < LABELLED]
-    objective = pkd_objective(STUDENT, task, SETTINGS, answers, LABELLED)
-    terms = objective(SimpleNamespace(logits=logits, hidden_states=hidden), rows, torch.from_numpy(labels)[known])
+    objective = DistillationObjective(STUDENT, task, SETTINGS, answers, LABELLED)
+    terms = objective(SimpleNamespace(logits=logits, hidden_states=hidden), {}, rows, torch.from_numpy(labels)[known])
 
     hard = soft = patience = 0.0
     for place, row in enumerate(rows):
@@ -95,11 +98,90 @@ def test_the_loss_of_a_mixed_batch(task: Task, rows: list[int]) -> None:
 def test_a_label_weighs_the_same_however_few_there_are() -> None:
     task, settings = TASKS[0], DistillationSettings(LAYERS, "kd")
     answers = TeacherTargets(torch.zeros(10, 3), torch.zeros(10, 0, WIDTH))
-    objective = pkd_objective(STUDENT, task, settings, answers, LABELLED)
+    objective = DistillationObjective(STUDENT, task, settings, answers, LABELLED)
     logits = torch.tensor([[2.0, -1.0, 0.5]]).repeat(4, 1)
     targets = torch.tensor([1, 1, 1, 1])
     alone, all_four = (
-        objective(SimpleNamespace(logits=logits), rows, targets[:known])["hard"]
+        objective(SimpleNamespace(logits=logits), {}, rows, targets[:known])["hard"]
         for rows, known in (([0, 7, 8, 9], 1), ([0, 1, 2, 3], 4))
     )
     assert 4 * alone.item() == pytest.approx(all_four.item())
+
+
+@pytest.mark.parametrize("method", ["finetune", "kd", "pkd-skip", "pkd-last"])
+def test_the_papers_losses_are_to_the_bit_what_eq_8_says(method: str) -> None:
+    torch.manual_seed(0)
+    settings = DistillationSettings(LAYERS, method, temperature=10.0, alpha=0.2, beta=500.0)
+    answers = TeacherTargets(torch.randn(4, 3), torch.randn(4, LAYERS - 1, WIDTH))
+    logits, hidden, targets = torch.randn(4, 3), torch.randn(LAYERS + 1, 4, LENGTH, WIDTH), torch.tensor([0, 2, 1, 1])
+    expected = hard_loss(logits, targets, SINGLE_LABEL)
+    if method != "finetune":
+        expected = 0.8 * expected + 0.2 * soft_loss(logits, answers.logits, 10.0, SINGLE_LABEL)
+    if method.startswith("pkd"):
+        expected = expected + 500.0 * patience_loss(hidden[1:-1, :, 0].transpose(0, 1), answers.states[[0, 1, 2, 3]])
+    objective = DistillationObjective(STUDENT, TASKS[0], settings, answers, LABELLED)
+    assert not list(objective.parameters())
+    terms = objective(SimpleNamespace(logits=logits, hidden_states=hidden), {}, [0, 1, 2, 3], targets)
+    assert torch.equal(terms["loss"], expected)
+
+
+def _bert(width: int, layers: int, heads: int) -> BertForSequenceClassification:
+    config = BertConfig(
+        vocab_size=60,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=2 * width,
+        initializer_range=0.2,
+        num_labels=3,
+    )
+    return BertForSequenceClassification(config).eval()
+
+
+@pytest.mark.parametrize("width", [24, 12])
+def test_hidden_states_and_relations_of_a_live_teacher_against_float64(width: int) -> None:
+    torch.manual_seed(1)
+    teacher, student = _bert(24, 5, 4), _bert(width, 2, 2)
+    settings = DistillationSettings(
+        2, "kd", hidden_weight=3.0, relation_weight=7.0, relation_layer=4, relation_heads=3, alpha=0.0
+    )
+    live = LiveTeacher(teacher, student, settings, torch.device("cpu"))
+    objective = DistillationObjective(student, TASKS[0], settings, None, 2, live)
+    ids, mask = torch.randint(1, 60, (2, 6)), torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]])
+    batch = {"input_ids": ids, "attention_mask": mask}
+    for projection in objective.parameters():
+        torch.nn.init.normal_(projection, std=0.3)
+    own = student(**batch, output_hidden_states=True)
+    terms = objective(own, batch, [0, 1], torch.tensor([0, 2]))
+    terms["loss"].backward()
+    assert all(part.grad is None for part in teacher.parameters())
+    assert all(part.grad is not None and part.grad.abs().sum() > 0 for part in objective.parameters())
+    assert len(list(objective.parameters())) == (width != 24)
+
+    theirs = teacher.double()(**batch, output_hidden_states=True).hidden_states
+    weight = next(objective.parameters(), torch.eye(24)).double().detach().numpy()
+    tokens = [(row, place) for row in range(2) for place in range(int(mask[row].sum()))]
+    hidden = 0.0
+    for j, layer in enumerate(evenly_spread(5, 2), start=1):
+        for row, place in tokens:
+            mine = weight @ own.hidden_states[j][row, place].double().detach().numpy()
+            hidden += float(((mine - theirs[layer][row, place].detach().numpy()) ** 2).sum()) / (len(tokens) * 2 * 24)
+    relation = 0.0
+    sides = []
+    for model, states, layer in ((teacher, theirs, 4), (student.double(), own.hidden_states, 2)):
+        attention = model.bert.encoder.layer[layer - 1].attention.self
+        inside = states[layer - 1].double()
+        sides.append([part(inside).detach().numpy() for part in (attention.query, attention.key, attention.value)])
+    for given, mine in zip(*sides, strict=True):
+        for row in range(2):
+            length = int(mask[row].sum())
+            for head in range(3):
+                rows = []
+                for vectors in (given, mine):
+                    size = vectors.shape[-1] // 3
+                    part = vectors[row, :length, head * size : (head + 1) * size]
+                    rows.append(np.stack([_log_softmax(line) for line in part @ part.T / np.sqrt(size)]))
+                relation += float((np.exp(rows[0]) * (rows[0] - rows[1])).sum()) / (3 * len(tokens))
+    assert terms["hidden"].item() == pytest.approx(hidden, rel=1e-4)
+    assert terms["relation"].item() == pytest.approx(relation, rel=1e-4)
+    assert terms["loss"].item() == pytest.approx(terms["hard"].item() + 3 * hidden + 7 * relation, rel=1e-4)

@@ -1,7 +1,7 @@
 import pytest
 
 from common.errors import InputError
-from distill.settings import DistillationSettings, TrainingSettings
+from distill.settings import RECIPES, DistillationSettings, TrainingSettings
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,17 @@ def test_training_settings_are_checked(values: dict[str, float]) -> None:
         {"temperature": 0.0},
         {"alpha": 1.5},
         {"beta": -1.0},
+        {"hidden_weight": -1.0},
+        {"relation_weight": float("inf")},
+        {"relations": "minilmv3"},
+        {"relation_layer": 0},
+        {"relations": "minilm", "relation_heads": 4},
+        {"width": 0},
+        {"heads": 0},
+        {"augment": -1},
+        {"method": "finetune", "hidden_weight": 1.0},
+        {"method": "finetune", "augment": 1},
+        {"init": "teacher-first", "base": "somewhere"},
     ],
 )
 def test_distillation_settings_are_checked(values: dict[str, object]) -> None:
@@ -43,3 +54,54 @@ def test_finetune_has_no_teacher_terms_and_kd_no_patience() -> None:
     assert DistillationSettings(3, "kd").soft_weight == 0.7
     assert DistillationSettings(3, "kd").patience_weight == 0
     assert DistillationSettings(3, "pkd-last").patience_weight == 100
+
+
+@pytest.mark.parametrize("method", ["finetune", "kd", "pkd-skip", "pkd-last"])
+def test_the_papers_methods_stay_the_papers(method: str) -> None:
+    settings = DistillationSettings(3, method)
+    assert (settings.init, settings.temperature, settings.alpha, settings.beta) == ("pretrained", 5.0, 0.7, 100.0)
+    assert (settings.hidden_weight, settings.relation_weight, settings.augment) == (0, 0, 0)
+    assert settings.training == TrainingSettings(epochs=4, batch_size=32, learning_rate=5e-5)
+
+
+def test_best_has_settings_of_its_own_and_what_is_given_goes_before_them() -> None:
+    best = DistillationSettings.from_flat({"layers": 3, "method": "best", "alpha": None})
+    assert best == DistillationSettings(3, "best")
+    recipe = RECIPES["best"]
+    assert {name: best.describe()[name] for name in recipe} == recipe
+    given = {"temperature": 1.25, "init": "teacher-first", "learning_rate": 3e-3, "epochs": 17, "hidden_weight": 0.0}
+    mixed = DistillationSettings.from_flat({"layers": 3, "method": "best", **given}).describe()
+    assert mixed == {**best.describe(), **given}
+
+
+@pytest.mark.parametrize("method", list(RECIPES))
+def test_settings_come_back_from_their_description(method: str) -> None:
+    settings = DistillationSettings(
+        2, method, temperature=2.0, width=16, training=TrainingSettings(seed=4, max_length=9, epochs=3)
+    )
+    assert DistillationSettings.from_flat(settings.describe()) == settings
+
+
+def test_names_that_are_no_settings_are_refused() -> None:
+    with pytest.raises(InputError, match="no such setting: learning_rte, training"):
+        DistillationSettings.from_flat({"layers": 2, "learning_rte": 1e-4, "training": {}})
+    with pytest.raises(InputError, match="layers must be given"):
+        DistillationSettings.from_flat({"method": "kd"})
+    with pytest.raises(InputError, match="method must be one of finetune, kd, pkd-skip, pkd-last, best, not 'magic'"):
+        DistillationSettings.from_flat({"layers": 2, "method": "magic"})
+
+
+@pytest.mark.parametrize(
+    ("values", "needed"),
+    [
+        ({"method": "finetune"}, False),
+        ({"method": "kd", "alpha": 0.0}, False),
+        ({"method": "kd", "alpha": 0.0, "relation_weight": 1.0}, True),
+        ({"method": "kd", "alpha": 0.0, "hidden_weight": 1.0}, True),
+        ({"method": "pkd-skip", "alpha": 0.0}, True),
+        ({"method": "pkd-skip", "alpha": 0.0, "layers": 1}, False),
+        ({"method": "best"}, True),
+    ],
+)
+def test_which_losses_need_the_teacher(values: dict[str, object], needed: bool) -> None:
+    assert DistillationSettings(**{"layers": 2, **values}).needs_teacher == needed  # type: ignore[arg-type]

@@ -52,11 +52,10 @@ def test_repeated_texts_and_dev_texts_are_left_out(
     in_dev = small_tables[1].read_text(encoding="utf-8").splitlines()[1].split("\t")[0]
     # The tokenizer lower-cases and sees no spaces at the end.
     texts = [*OTHERS, OTHERS[3], OTHERS[4].upper() + " ", in_dev, in_dev.lower(), in_dev]
-    path = _jsonl(tmp_path / "log.jsonl", [{"text": text, "text_pair": None, "label": None} for text in texts])
+    path = _jsonl(tmp_path / "log.jsonl", [{"text": text, "text_pair": None} for text in texts])
     record = distill(str(bert_teacher), train, dev, tmp_path / "student", STUDENT, unlabelled=path)
     said = capsys.readouterr().out
     assert "log.jsonl: of 45 texts 2 that are repeated and 3 that are in the dev table are left out\n" in said
-    assert "log.jsonl: the column 'label' is ignored" in said
     assert "on 96 rows, and 40 without a label\n" in said
     assert len(record.steps) == 5  # 136 rows in batches of 32
     assert record.data["train"]["rows"] == 96
@@ -120,10 +119,14 @@ def test_tables_that_do_not_fit_are_refused(
 ) -> None:
     train, dev = map(str, small_tables)
     pairs = _jsonl(tmp_path / "pairs.jsonl", [{"text": "a", "text_pair": "b"}])
+    in_dev = [line.split("\t")[0] for line in small_tables[1].read_text(encoding="utf-8").splitlines()[1:]]
+    texts = str(write_tsv(tmp_path / "texts.tsv", [{"text": text} for text in in_dev]))
+    named = str(write_tsv(tmp_path / "named.tsv", [{"text": "a", "intent": "b"}]))
     for unlabelled, reason in (
         (pairs, r"train\.tsv and .*pairs\.jsonl: one has pairs of texts, the other single texts"),
-        (dev, r"dev\.tsv: every text is in the dev table"),
+        (texts, r"texts\.tsv: every text is in the dev table"),
         (str(tmp_path / "absent.csv"), "no such file"),
+        (named, r"named\.tsv has a label column, 'intent', and the teacher labels these texts: take the column out"),
     ):
         with pytest.raises(InputError, match=reason):
             distill(str(bert_teacher), train, dev, tmp_path / "student", STUDENT, unlabelled=unlabelled)

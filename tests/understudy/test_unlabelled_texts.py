@@ -61,12 +61,13 @@ def test_a_servers_log_is_learned_from(
 @pytest.mark.parametrize(
     ("entries", "more", "reason"),
     [
-        ([_entry("a")], ["--method", "finetune"], "choose --method kd, pkd-skip or pkd-last"),
+        ([_entry("a")], ["--method", "finetune"], "choose --method kd, pkd-skip, pkd-last or best"),
         ([_entry("a"), _entry("b", "c")], [], "log.jsonl, line 2: a pair among single texts: keep pairs and single"),
         ([_entry("a", "b"), _entry("c")], [], "log.jsonl, line 2: a single text among pairs (no 'text_pair'): keep"),
         ([_entry("a", "b")], [], "log.jsonl: one has pairs of texts, the other single texts"),
         ([_entry("a"), _entry(" ")], [], "log.jsonl, line 2: empty text"),
         ([{"student": "a"}], [], "log.jsonl has no text column"),
+        ([{"text": "a", "label": "b"}], [], "log.jsonl has a label column, 'label', and the teacher"),
         ([], [], "log.jsonl is empty"),
     ],
 )

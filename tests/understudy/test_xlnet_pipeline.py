@@ -16,7 +16,7 @@ from common.files import read_json
 from distill.batches import TokenizedSet
 from distill.models import load_classifier, load_config, load_tokenizer, make_encoder
 from distill.sources import find_model
-from distill.teacher import teacher_targets
+from distill.teacher import Teacher, teacher_targets
 from serve.engine import Engine
 from tests.conftest import INTENTS, CommandResult, make_model, messages
 
@@ -36,7 +36,8 @@ def test_what_a_student_is_matched_with_are_the_last_positions_of_the_stock_mode
     encoder = make_encoder(load_tokenizer(source), config, 64)
     texts = [*TEXTS, (TEXTS[0], TEXTS[1])]
     data = TokenizedSet(encoder.encode(texts), np.zeros(len(texts), np.int64))
-    found = teacher_targets(load_classifier(source, config), encoder, data, (2, 4), torch.device("cpu"))
+    lead = Teacher(source, load_classifier(source, config), torch.device("cpu"))
+    found = teacher_targets(lead, encoder, data, (2, 4))
     stock, tokenizer = (
         AutoModelForSequenceClassification.from_pretrained(teacher),
         AutoTokenizer.from_pretrained(teacher),
@@ -48,7 +49,7 @@ def test_what_a_student_is_matched_with_are_the_last_positions_of_the_stock_mode
         torch.testing.assert_close(found.logits[row], output.logits[0], rtol=0, atol=1e-5)
         for place, layer in enumerate((2, 4)):
             want = output.hidden_states[layer][0, -1]
-            torch.testing.assert_close(found.states[row, place], want, rtol=0, atol=1e-5)
+            torch.testing.assert_close(found.states[[row]][0, place], want, rtol=0, atol=1e-5)
 
 
 def test_every_command(understudy: Run, small_tables: tuple[Path, Path], tmp_path: Path) -> None:

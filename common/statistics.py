@@ -1,0 +1,133 @@
+"""How sure a mean over seeds is, and whether two methods differ: intervals and paired tests of numbers alone.
+
+What varies is twofold: the seed of a training run, and the examples that happen to be in the dev table. `t_interval`
+and `paired_t_test` see the first alone; the bootstrap sees both. scipy is imported when used and not before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and its confidence interval; the bounds are NaN where there is too little to tell."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One method against another on the same seeds and examples.
+
+    Attributes:
+        difference: the first's mean less the second's, with its bootstrap interval over seeds and examples.
+        p_bootstrap: two-sided, from the same resamples; at least 2 / (resamples + 1).
+        p_seeds: of the paired t test over seeds, examples taken as fixed; NaN for a single seed.
+    """
+
+    difference: Interval
+    p_bootstrap: float
+    p_seeds: float
+
+
+def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+    """The mean over seeds with Student's t interval (Student 1908); a single value has no bounds."""
+    from scipy import stats
+
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return Interval(mean, float("nan"), float("nan"))
+    error = float(np.std(values, ddof=1)) / len(values) ** 0.5
+    reach = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1)) * error
+    return Interval(mean, mean - reach, mean + reach)
+
+
+def draw_examples(examples: int, resamples: int = RESAMPLES, seed: int = 0) -> NDArray[np.float64]:
+    """How often each example is drawn in each bootstrap resample: `[resamples, examples]`, rows that sum to `examples`.
+
+    All methods must be measured on the same draws to be compared.
+    """
+    generator = np.random.default_rng(seed)
+    return generator.multinomial(examples, np.full(examples, 1 / examples), size=resamples).astype(np.float64)
+
+
+def bootstrap_interval(
+    observed: ArrayLike, resampled: NDArray[np.float64], confidence: float = CONFIDENCE, seed: int = 0
+) -> Interval:
+    """The mean over seeds with a percentile interval over seeds and examples.
+
+    Rows and columns are drawn independently of each other, which errs to the wide side (Owen 2007, "The pigeonhole
+    bootstrap"). Seeds are drawn with the spread of n values put right by n / (n - 1) (Rao and Wu 1988), else few of
+    them would make the interval too narrow.
+
+    Args:
+        observed: `[seeds]`, each seed's metric on all examples.
+        resampled: `[seeds, resamples]`, each seed's metric on each of the draws of `draw_examples`.
+    """
+    means = _resampled_means(resampled, seed)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(np.asarray(observed).mean()), float(low), float(high))
+
+
+def compare(
+    observed: ArrayLike, resampled: NDArray[np.float64], confidence: float = CONFIDENCE, seed: int = 0
+) -> Comparison:
+    """Whether the first of two methods is better or worse than the second.
+
+    Args:
+        observed: `[seeds]`, the first's metric less the second's for each seed that both have.
+        resampled: `[seeds, resamples]`, the same differences on each of the draws of `draw_examples`.
+    """
+    means = _resampled_means(resampled, seed)
+    # One is added to both counts, so that no finite number of draws proves a p of 0 (Davison and Hinkley 1997, §4.2).
+    tail = (min(int((means <= 0).sum()), int((means >= 0).sum())) + 1) / (len(means) + 1)
+    return Comparison(
+        bootstrap_interval(observed, resampled, confidence, seed), min(1.0, 2 * tail), paired_t_test(observed)
+    )
+
+
+def paired_t_test(differences: ArrayLike) -> float:
+    """Two-sided p of "the mean difference is 0" over seeds; NaN for a single one, 1 where no seed differs."""
+    from scipy import stats
+
+    values = np.asarray(differences, np.float64)
+    if len(values) < 2:
+        return float("nan")
+    spread = float(values.std(ddof=1))
+    if spread == 0:
+        return 1.0 if values[0] == 0 else 0.0
+    t = float(values.mean()) / (spread / len(values) ** 0.5)
+    return float(2 * stats.t.sf(abs(t), len(values) - 1))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p values put right for having made so many tests (Holm 1979), in their own order."""
+    adjusted = [0.0] * len(p_values)
+    highest = 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = highest
+    return adjusted
+
+
+def _resampled_means(resampled: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
+    """The mean over drawn seeds of each resample: `[resamples]` of `[seeds, resamples]`."""
+    seeds, resamples = resampled.shape
+    if seeds == 1:
+        return resampled[0]
+    # Another stream than that of the examples, which the same number may have seeded.
+    generator = np.random.default_rng([seed, 1])
+    drawn = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples).T / seeds
+    weights = 1 / seeds + (seeds / (seeds - 1)) ** 0.5 * (drawn - 1 / seeds)
+    means: NDArray[np.float64] = (weights * resampled).sum(axis=0)
+    return means

@@ -1,0 +1,132 @@
+"""All that a training step changes, and what makes a run the run that it is: what a checkpoint is made of."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from distill.batches import TokenizedSet
+from distill.processes import ALONE, Processes
+from distill.record import TrainingRecord
+
+
+@dataclass
+class RunState:
+    """What the next step starts from.
+
+    A run draws its numbers from torch's generators alone: those of NumPy and Python are no part of this.
+
+    Attributes:
+        objective: what the loss learns beside the model.
+        order: draws each epoch's batches.
+        processes: which train together; they differ in their random states alone.
+        epoch: the one under way, from 1.
+        batches: how many of its batches are done.
+        epoch_order: state of `order` when the epoch began.
+        best: the model's weights after its best epoch; empty before the first dev metric.
+        started: when this process took the run up, on the monotonic clock.
+    """
+
+    model: PreTrainedModel
+    objective: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    order: torch.Generator
+    record: TrainingRecord
+    processes: Processes = ALONE
+    epoch: int = 1
+    batches: int = 0
+    epoch_order: Tensor = field(init=False)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.epoch_order = self.order.get_state()
+
+    @property
+    def step(self) -> int:
+        """How many steps were taken."""
+        return len(self.record.steps)
+
+    def next_epoch(self) -> None:
+        self.epoch += 1
+        self.batches = 0
+        self.epoch_order = self.order.get_state()
+
+    def state_dict(self) -> dict[str, Any]:
+        """For `torch.save`, and to be read without pickle; all processes must ask for it together."""
+        return {
+            "model": self.model.state_dict(),
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "epoch": self.epoch,
+            "batches": self.batches,
+            "epoch_order": self.epoch_order,
+            "random": self.processes.gathered(_random_state(self.model.device)),
+            "best": self.best,
+            "steps": self.record.steps,
+            "epochs": self.record.epochs,
+            "best_epoch": self.record.best_epoch,
+            "seconds": self.record.wall_time_s + time.monotonic() - self.started,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up what `state_dict` gave."""
+        self.model.load_state_dict(state["model"])
+        self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.epoch, self.batches = state["epoch"], state["batches"]
+        self.epoch_order, self.best = state["epoch_order"], state["best"]
+        self.order.set_state(self.epoch_order)
+        random = state["random"][self.processes.index]
+        torch.set_rng_state(random["cpu"])
+        if self.model.device.type == "cuda":
+            torch.cuda.set_rng_state(random["cuda"], self.model.device)
+        self.record.steps, self.record.epochs = state["steps"], state["epochs"]
+        self.record.best_epoch, self.record.wall_time_s = state["best_epoch"], state["seconds"]
+
+
+def run_identity(
+    record: TrainingRecord, model: nn.Module, objective: nn.Module, train: TokenizedSet, dev: TokenizedSet
+) -> dict[str, Any]:
+    """What two runs must have in common for one to go on where the other was killed, under the names that users know.
+
+    Args:
+        record, model, objective: before the first step.
+    """
+    return {
+        "method": record.method,
+        **record.settings,
+        "metric": record.metric,
+        "labels": list(record.labels),
+        "teacher": (record.teacher or {}).get("sha256"),
+        "teacher's layers": record.layers.get("matched"),
+        "starting weights": [_weights_sha256(model), _weights_sha256(objective)],
+        "train": train.sha256,
+        "dev": dev.sha256,
+        "device": record.device,
+        **{f"{name}'s version": version(name) for name in ("understudy", "torch", "transformers")},
+    }
+
+
+def _random_state(device: torch.device) -> dict[str, Tensor]:
+    """Of the generators that this process draws from."""
+    cuda = {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}
+    return {"cpu": torch.get_rng_state(), **cuda}
+
+
+def _weights_sha256(module: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, weight in module.state_dict().items():
+        digest.update(f"{name} {tuple(weight.shape)}".encode())
+        digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

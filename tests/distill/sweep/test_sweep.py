@@ -1,0 +1,268 @@
+"""Sweeps end to end on small models: rows, resuming, refusals, summary and picture."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from common.errors import InputError, WorkFailedError
+from common.statistics import t_interval
+from distill.distillation import distill
+from distill.sources import weights_sha256
+from distill.sweep.space import make_settings
+from distill.sweep.sweep import sweep
+
+GRID = """
+[settings]
+layers = 2
+epochs = 2
+learning_rate = 5e-3
+init = "teacher-skip"
+seed = [0, 1]
+method = ["finetune", "kd"]
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _speed_at_a_glance() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("distill.sweep.speed._ROUNDS", 1)
+        patch.setattr("distill.sweep.speed._LONE_TEXTS", 4)
+        yield
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Path:
+    path = tmp_path / "space.toml"
+    path.write_text(GRID)
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, bert_teacher: Path, small_tables: tuple[Path, Path]) -> Path:
+    """The directory of the whole grid, undisturbed."""
+    directory = tmp_path_factory.mktemp("sweeps")
+    (directory / "space.toml").write_text(GRID)
+    train, dev = map(str, small_tables)
+    sweep(directory / "space.toml", str(bert_teacher), train, dev, directory / "out")
+    return directory / "out"
+
+
+def rows(directory: Path) -> list[dict[str, Any]]:
+    lines = (directory / "results.jsonl").read_text().splitlines()
+    return [{**json.loads(line), "wall_time_s": 0} for line in lines]
+
+
+def test_a_row_is_what_distilling_gives(
+    finished: Path, bert_teacher: Path, small_tables: tuple[Path, Path], tmp_path: Path
+) -> None:
+    found = rows(finished)
+    assert [(row["settings"]["method"], row["settings"]["seed"]) for row in found] == [
+        ("finetune", 0),
+        ("finetune", 1),
+        ("kd", 0),
+        ("kd", 1),
+    ]
+    row = found[3]
+    configuration = {"layers": 2, "epochs": 2, "learning_rate": 5e-3, "init": "teacher-skip", "method": "kd"}
+    settings = make_settings(configuration, seed=1)
+    record = distill(str(bert_teacher), *map(str, small_tables), tmp_path / "student", settings)
+    assert row["settings"] == settings.describe()
+    assert row["dev"] == row["chosen_on"] == record.best
+    assert row["weights_sha256"] == weights_sha256(tmp_path / "student")
+    answers = np.load(finished / "answers" / f"{row['key']}.npy")
+    assert answers.shape == (48,)
+    assert not (finished / "students" / row["key"]).exists()
+
+
+def test_the_summary_tells_means_intervals_tests_and_speed(finished: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    found = rows(finished)
+    assert [outcome["settings"]["method"] for outcome in summary["best"]] == ["finetune", "kd"]
+    for outcome, runs in zip(summary["outcomes"], (found[:2], found[2:]), strict=True):
+        values = [run["dev"]["accuracy"] for run in runs]
+        assert outcome["values"] == values
+        assert outcome["over_seeds"] == pytest.approx(vars(t_interval(values)))
+        assert outcome["overall"]["mean"] == pytest.approx(np.mean(values))
+        assert outcome["overall"]["low"] <= np.mean(values) <= outcome["overall"]["high"]
+        assert outcome["kept"]["mean"] == pytest.approx(np.mean(values) / summary["teacher"])
+    (contest,) = summary["contests"]
+    assert (contest["first"], contest["second"]) == ("finetune", "kd")
+    means = [outcome["overall"]["mean"] for outcome in summary["outcomes"]]
+    assert contest["comparison"]["difference"]["mean"] == pytest.approx(means[0] - means[1])
+    assert contest["p_adjusted"] == contest["comparison"]["p_bootstrap"]
+    assert set(summary["speeds"]) == {found[0]["architecture"], "teacher"}
+    assert all(speed["latency_s"] > 0 < speed["texts_per_s"] for speed in summary["speeds"].values())
+    assert (finished / "frontier.png").read_bytes().startswith(b"\x89PNG")
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from distill.sweep import sweep as module
+from distill.sweep.results import ROWS, Results
+
+add = Results.add
+def killed(self, row, answers=None):
+    if len(self._rows) == 2:
+        with (self.directory / ROWS).open("ab") as file:
+            file.write(b'{"key": "torn')
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+    add(self, row, answers)
+Results.add = killed
+space, teacher, train, dev, output = sys.argv[1:]
+module.sweep(Path(space), teacher, train, dev, Path(output))
+"""
+
+
+def test_a_killed_sweep_goes_on_and_ends_with_the_same_rows(
+    finished: Path,
+    bert_teacher: Path,
+    small_tables: tuple[Path, Path],
+    space: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = tmp_path / "out"
+    arguments = [str(space), str(bert_teacher), *map(str, small_tables), str(output)]
+    threads = {"OMP_NUM_THREADS": "2", "PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", _KILLED, *arguments], env=threads, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert (output / "results.jsonl").read_bytes().endswith(b'{"key": "torn')
+    assert (output / "summary.json").exists() is False
+    sweep(space, str(bert_teacher), *map(str, small_tables), output)
+    said = capsys.readouterr().out
+    assert "Done before: 2 of 4 runs" in said
+    assert "[1/4]" not in said
+    assert "[3/4]" in said
+    assert rows(output) == rows(finished)
+
+
+def test_a_changed_table_or_teacher_is_refused(
+    finished: Path, bert_teacher: Path, small_tables: tuple[Path, Path], space: Path, tmp_path: Path
+) -> None:
+    from tests.conftest import make_model
+
+    train, dev = small_tables
+    before = (finished / "results.jsonl").read_bytes()
+    shorter = tmp_path / "dev.tsv"
+    shorter.write_text("".join(dev.read_text().splitlines(keepends=True)[:-1]))
+    other = make_model(tmp_path / "other")
+    for teacher, table, name in ((bert_teacher, shorter, "dev"), (other, dev, "teacher")):
+        with pytest.raises(InputError, match=f"is a sweep of a changed '{name}'"):
+            sweep(space, str(teacher), str(train), str(table), finished)
+    with pytest.raises(InputError, match="is a sweep of a changed 'holdout'"):
+        sweep(space, str(bert_teacher), str(train), str(dev), finished, holdout=0.25)
+    assert (finished / "results.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("content", "more", "reason"),
+    [
+        ("settings = {layers = 2, lr = 1e-4}", [], "'lr' is an unknown setting"),
+        ("settings = {layers = [2, 4]}", [], "asked for 4, the teacher has 4"),
+        ("settings = {layers = 2, metric = ['accuracy', 'matthews']}", [], "'metric' must be the same for all runs"),
+        ("settings = {layers = 2, metric = 'mse'}", [], "the metric 'mse' does not fit"),
+        (GRID, ["--holdout", "1"], "--holdout is a share"),
+        (GRID, ["--holdout", "0.01"], "too few rows to hold 0.01 of them out"),
+        (GRID, ["--compare", "lr"], "'lr' is no setting"),
+        (GRID, ["--cache", "x", "--no-cache"], "exclude each other"),
+    ],
+)
+def test_bad_arguments_are_one_line_before_anything_runs(
+    content: str,
+    more: list[str],
+    reason: str,
+    understudy: Callable[..., Any],
+    bert_teacher: Path,
+    small_tables: tuple[Path, Path],
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "space.toml").write_text(content)
+    train, dev = small_tables
+    result = understudy(
+        *("sweep", tmp_path / "space.toml", "--teacher", bert_teacher, "--train", train, "--dev", dev),
+        *("-o", tmp_path / "out", *more),
+    )
+    assert result.code == 2
+    assert reason in result.err
+    assert result.err.count("\n") == 1
+    assert not (tmp_path / "out" / "results.jsonl").exists()
+
+
+def test_with_a_holdout_the_dev_table_only_reports(
+    bert_teacher: Path, small_tables: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = tmp_path / "space.toml"
+    space.write_text('settings = {layers = 2, epochs = 1, init = "teacher-skip", learning_rate = 1e-3}')
+    train, dev = map(str, small_tables)
+    summary = sweep(space, str(bert_teacher), train, dev, tmp_path / "out", holdout=0.25, keep_students=True)
+    assert summary.chosen_on == "holdout"
+    (row,) = rows(tmp_path / "out")
+    parts = [(tmp_path / "out" / "split" / f"{name}.jsonl").read_text().splitlines() for name in ("train", "holdout")]
+    texts = {json.loads(line)["text"] for part in parts for line in part}
+    assert len(texts) == len({line.split("\t")[0] for line in Path(train).read_text().splitlines()[1:]})
+    labels = [json.loads(line)["label"] for line in parts[1]]
+    assert {labels.count(label) for label in labels} == {8}
+    record = json.loads((tmp_path / "out" / "students" / row["key"] / "distillation.json").read_text())
+    assert (record["data"]["train"]["rows"], record["data"]["dev"]["rows"]) == (72, 24)
+    assert record["best_dev"] == row["chosen_on"]
+    labels = [line.split("\t")[1] for line in Path(dev).read_text().splitlines()[1:]]
+    answers = np.load(tmp_path / "out" / "answers" / f"{row['key']}.npy")
+    assert row["dev"]["accuracy"] == np.mean([record["labels"][answer] for answer in answers] == np.array(labels))
+    assert "flatters" not in capsys.readouterr().out
+
+
+def test_a_random_search_draws_each_variant_and_keeps_what_failed(
+    bert_teacher: Path, small_tables: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = tmp_path / "space.toml"
+    space.write_text(
+        """
+        search = {kind = "random", trials = 2}
+        settings = {layers = [1, 2], epochs = 1, init = "teacher-skip", seed = [0, 1]}
+        [[variants]]
+        method = "kd"
+        learning_rate = {low = 1e-4, high = 1e-3, log = true}
+        [[variants]]
+        method = "finetune"
+        learning_rate = {low = 0.98, high = 0.99}
+        """
+    )
+    from distill.sweep import runs
+
+    train, dev = map(str, small_tables)
+    real = runs.distill
+
+    def diverging(*arguments: Any, **options: Any) -> Any:
+        if arguments[4].method == "finetune":
+            raise runs.DivergedError("the loss is nan at step 3")
+        return real(*arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "distill", diverging)
+        summary = sweep(space, str(bert_teacher), train, dev, tmp_path / "out")
+        found = rows(tmp_path / "out")
+        assert len(found) == 8
+        assert summary.failed == 4
+        assert {outcome.settings["method"] for outcome in summary.outcomes} == {"kd"}
+        assert "failed: the loss is nan at step 3" in capsys.readouterr().out
+        # Rows that are there are not trained again, and the same points are drawn.
+        patch.setattr(runs, "distill", None)
+        sweep(space, str(bert_teacher), train, dev, tmp_path / "out")
+        assert rows(tmp_path / "out") == found
+        space.write_text(space.read_text().replace('method = "kd"', 'method = "finetune"'))
+        patch.setattr(runs, "distill", diverging)
+        with pytest.raises(WorkFailedError, match="no run ended with a student; the first: the loss is nan"):
+            sweep(space, str(bert_teacher), train, dev, tmp_path / "other")
+    shutil.rmtree(tmp_path / "out")
