@@ -185,12 +185,17 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Any:
             config.load()
             state = ServerState()
             loop = asyncio.get_running_loop()
-            server = await loop.create_server(
-                lambda: PatientHttpProtocol(config=config, server_state=state, app_state={}), "127.0.0.1", 0
-            )
+            made: list[PatientHttpProtocol] = []
+
+            def protocol() -> PatientHttpProtocol:
+                made.append(PatientHttpProtocol(None, config, state, {}))
+                return made[-1]
+
+            server = await loop.create_server(protocol, "127.0.0.1", 0)
             reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
             try:
                 await asyncio.wait_for(talk(reader, writer), 10)
+                assert made
                 assert not state.connections
             finally:
                 writer.close()
