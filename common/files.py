@@ -109,8 +109,11 @@ def check_output(path: Path, *, directory: bool, overwrite: bool) -> None:
 
 
 @contextlib.contextmanager
-def staged_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def staged_directory(path: Path, *, overwrite: bool = False, work: Path | None = None) -> Iterator[Path]:
     """A temporary directory beside `path` that takes its place when the block ends without an exception.
+
+    Args:
+        work: where the temporary directory is made instead, on the same file system: a killed process leaves it there.
 
     Raises:
         InputError: as `check_output`.
@@ -118,7 +121,7 @@ def staged_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     check_output(path, directory=True, overwrite=overwrite)
     path = resolved(path)
     with parents_of(path):
-        staging = Path(tempfile.mkdtemp(prefix=".understudy-", dir=path.parent))
+        staging = Path(tempfile.mkdtemp(prefix=".understudy-", dir=work or path.parent))
         try:
             yield staging
             staging.chmod(0o777 & ~_umask())
@@ -178,7 +181,7 @@ def _replace_directory(path: Path, staging: Path) -> None:
     if not path.exists():
         staging.replace(path)
         return
-    old = Path(tempfile.mkdtemp(prefix=".understudy-", dir=path.parent))
+    old = Path(tempfile.mkdtemp(prefix=".understudy-", dir=staging.parent))
     try:
         path.replace(old)
         staging.replace(path)

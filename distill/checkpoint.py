@@ -90,7 +90,7 @@ class Checkpoint:
             return None
         try:
             kept = torch.load(self.path, map_location="cpu", weights_only=True)
-            found, step, state = kept["run"], kept["step"], kept["state"]
+            found, step, state = dict(kept["run"]), kept["step"], kept["state"]
         except Exception:  # torch raises many kinds for a file that is not what it says
             say(f"{self.path} is damaged: the run starts afresh")
             return None

@@ -75,16 +75,11 @@ def distill(
     matched = patience_layers(settings.method, depth, settings.layers, narrower=settings.width is not None)
     if not settings.patience_weight:
         matched = ()
-    if (unlabelled is not None or settings.augment) and not settings.needs_teacher:
-        flag = "--augment" if unlabelled is None else "--unlabelled"
-        raise InputError(
-            f"{flag} needs a loss with the teacher's answers in it: choose --method kd, pkd-skip, pkd-last or best, "
-            "and an alpha or a beta above 0 (a student of one layer has no use for beta)"
-        )
+    check_unlabelled(settings, unlabelled)
     _say_without_patience(settings)
     record_of_teacher = read_record(source.path)
     check_labels(source, task, record_of_teacher)
-    start, base = _starting_point(settings, source, record_of_teacher)
+    start, base = starting_point(settings, source, record_of_teacher)
     first = initial_layers(settings.init, load_config(start).num_hidden_layers, settings.layers)
     train_examples = read_examples(train, columns, split="train")
     dev_examples = read_examples(dev, columns, split="validation")
@@ -138,14 +133,27 @@ def distill(
         fit(student, data, settings.training, record, objective, checkpoint)
         record.wall_time_s = round(record.wall_time_s + time.monotonic() - started, 3)
         if launched().is_first:
-            with staged_directory(output, overwrite=overwrite) as staging:
+            with staged_directory(output, overwrite=overwrite, work=checkpoint.path.parent) as staging:
                 save_model(student, tokenizer, staging, encoder.max_length)
                 record.write(staging)
         launched().wait()
     return record
 
 
-def _starting_point(
+def check_unlabelled(settings: DistillationSettings, unlabelled: str | None) -> None:
+    """
+    Raises:
+        InputError: there are texts without a label, or copies of texts, and the loss has nothing to learn from them.
+    """
+    if (unlabelled is not None or settings.augment) and not settings.needs_teacher:
+        flag = "--augment" if unlabelled is None else "--unlabelled"
+        raise InputError(
+            f"{flag} needs a loss with the teacher's answers in it: choose --method kd, pkd-skip, pkd-last or best, "
+            "and an alpha or a beta above 0 (a student of one layer has no use for beta)"
+        )
+
+
+def starting_point(
     settings: DistillationSettings, teacher: Source, record: dict[str, Any] | None
 ) -> tuple[Source, dict[str, str] | None]:
     """Where the student's layers come from, and what is known of the base model.

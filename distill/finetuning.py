@@ -108,7 +108,7 @@ def finetune(
         fit(teacher, data, settings, record, HardLabels(task.problem_type), checkpoint)
         record.wall_time_s = round(record.wall_time_s + time.monotonic() - started, 3)
         if launched().is_first:
-            with staged_directory(output, overwrite=overwrite) as staging:
+            with staged_directory(output, overwrite=overwrite, work=checkpoint.path.parent) as staging:
                 save_model(teacher, tokenizer, staging, encoder.max_length)
                 record.write(staging)
         launched().wait()

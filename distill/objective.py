@@ -76,13 +76,14 @@ class DistillationObjective(Objective):
             # Layers 1..k-1: the embeddings' output stands before them and the last layer is left out.
             states = torch.stack([head_states(hidden, self.position) for hidden in output.hidden_states[1:-1]], dim=1)
             answer = self.answers.states[rows].to(targets.device)
-            terms["patience"] = share.rows * patience_loss(self.to_teacher(states), answer)
+            terms["patience"] = share.rows * patience_loss(self.to_teacher(states.float()), answer)
             loss = loss + self.patience * terms["patience"]
         if self.live is not None:
             mask, given = batch["attention_mask"], self.live(batch)
             if given.hidden is not None:
-                states = self.to_teacher(torch.stack(output.hidden_states[1:], dim=1))
-                terms["hidden"] = share.tokens * hidden_loss(states, given.hidden, mask)
+                states = torch.stack(output.hidden_states[1:], dim=1)
+                hidden = hidden_loss(self.to_teacher(states.float()), given.hidden, mask)
+                terms["hidden"] = share.tokens * hidden
                 loss = loss + settings.hidden_weight * terms["hidden"]
             if given.vectors is not None:
                 vectors = self.vectors(output.hidden_states)

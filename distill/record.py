@@ -20,7 +20,7 @@ class TrainingRecord:
     """One run of `finetune` or `distill`.
 
     Attributes:
-        method: `finetune`, `kd`, `pkd-skip` or `pkd-last`.
+        method: one of `settings.METHODS`.
         settings: every setting of the run.
         problem_type, labels: the task.
         metric: which dev metric picked the epoch.

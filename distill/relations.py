@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,17 +54,9 @@ class AttentionVectors:
         Raises:
             InputError: the model has no such layer, or its family's attention has no such relations.
         """
-        family, count = model.config.model_type, model.config.num_hidden_layers
-        if not 1 <= layer <= count:
-            raise InputError(f"relation_layer must be one of the teacher's layers, 1 to {count}, not {layer}")
-        if family not in _NAMES:
-            raise InputError(f"relations of models of type '{family}' are not supported; of these: {', '.join(_NAMES)}")
-        if family in _RELATIVE and relations == "minilm":
-            raise InputError(
-                f"the attention of '{family}' is not that of its queries and keys alone: choose --relations minilmv2"
-            )
-        part = model.get_submodule(f"{layer_prefix(model, count)}.{layer - 1}")
-        names = _NAMES[family]
+        check_relations(model.config, layer, relations)
+        part = model.get_submodule(f"{layer_prefix(model, model.config.num_hidden_layers)}.{layer - 1}")
+        names = _NAMES[model.config.model_type]
         attention = next(module for module in part.modules() if all(hasattr(module, name) for name in names))
         return cls(layer, attention, names)
 
@@ -82,6 +75,25 @@ class AttentionVectors:
             else:  # XLNet's `[width, heads, d_head]`
                 vectors[short] = entering @ projection.flatten(1)
         return vectors
+
+
+def check_relations(config: Any, layer: int, relations: str) -> None:
+    """
+    Args:
+        config: a teacher's.
+
+    Raises:
+        InputError: the model has no such layer, or its family's attention has no such relations.
+    """
+    family, count = config.model_type, config.num_hidden_layers
+    if not 1 <= layer <= count:
+        raise InputError(f"relation_layer must be one of the teacher's layers, 1 to {count}, not {layer}")
+    if family not in _NAMES:
+        raise InputError(f"relations of models of type '{family}' are not supported; of these: {', '.join(_NAMES)}")
+    if family in _RELATIVE and relations == "minilm":
+        raise InputError(
+            f"the attention of '{family}' is not that of its queries and keys alone: choose --relations minilmv2"
+        )
 
 
 def relation_loss(

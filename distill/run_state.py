@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from common.tokenization import TextEncoder
 from distill.batches import TokenizedSet
 from distill.processes import ALONE, Processes
 from distill.record import TrainingRecord
@@ -96,21 +98,29 @@ class RunState:
 
 
 def run_identity(
-    record: TrainingRecord, model: nn.Module, objective: nn.Module, train: TokenizedSet, dev: TokenizedSet
+    record: TrainingRecord,
+    model: PreTrainedModel,
+    objective: nn.Module,
+    train: TokenizedSet,
+    dev: TokenizedSet,
+    encoder: TextEncoder,
 ) -> dict[str, Any]:
     """What two runs must have in common for one to go on where the other was killed, under the names that users know.
 
     Args:
         record, model, objective: before the first step.
+        encoder: of both tables, since the same tokens may be padded otherwise.
     """
     return {
         "method": record.method,
         **record.settings,
         "metric": record.metric,
         "labels": list(record.labels),
+        "config": _sha256_of_config(model),
         "teacher": (record.teacher or {}).get("sha256"),
         "teacher's layers": record.layers.get("matched"),
         "starting weights": [_weights_sha256(model), _weights_sha256(objective)],
+        "tokenizer": encoder.sha256,
         "train": train.sha256,
         "dev": dev.sha256,
         "device": record.device,
@@ -122,6 +132,12 @@ def _random_state(device: torch.device) -> dict[str, Tensor]:
     """Of the generators that this process draws from."""
     cuda = {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}
     return {"cpu": torch.get_rng_state(), **cuda}
+
+
+def _sha256_of_config(model: PreTrainedModel) -> str:
+    # All but where it was read.
+    config = {name: value for name, value in model.config.to_dict().items() if name != "_name_or_path"}
+    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _weights_sha256(module: nn.Module) -> str:

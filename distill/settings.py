@@ -67,7 +67,7 @@ class TrainingSettings:
     early_stopping: int | None = None
 
     def __post_init__(self) -> None:
-        _require(self.epochs >= 1, "epochs must be at least 1")
+        _require(1 <= self.epochs <= 100_000, "epochs must lie between 1 and 100,000")
         _require(self.batch_size >= 1, "batch_size must be at least 1")
         _require(0 < self.learning_rate < 1, "learning_rate must lie between 0 and 1")
         _require(0 <= self.warmup < 1, "warmup is a share of the steps, from 0 to below 1")
@@ -129,7 +129,7 @@ class DistillationSettings:
                 object.__setattr__(self, name, value)
         _require(self.layers >= 1, "layers must be at least 1")
         _require(self.init in INITS, f"init must be one of {', '.join(INITS)}, not '{self.init}'")
-        _require(self.temperature > 0, "temperature must be above 0")
+        _require(0 < self.temperature <= 1000, "temperature must lie above 0 and be at most 1000")
         _require(0 <= self.alpha <= 1, "alpha must lie between 0 and 1")
         for name in ("beta", "hidden_weight", "relation_weight"):
             _require(0 <= getattr(self, name) < math.inf, f"{name} must be a number from 0")

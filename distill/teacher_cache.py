@@ -27,10 +27,19 @@ _INDEX = "index.json"
 
 
 def default_cache() -> Path:
-    """The user's cache directory, by the XDG Base Directory Specification."""
+    """The user's cache directory, by the XDG Base Directory Specification.
+
+    Raises:
+        InputError: there is none, since the user has no home.
+    """
     # The specification has a relative path ignored.
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (base if base.is_absolute() else Path.home() / ".cache") / "understudy" / "teacher"
+    if not base.is_absolute():
+        try:
+            base = Path.home() / ".cache"
+        except RuntimeError:
+            raise InputError("there is no home directory to cache in: pass --cache DIR or --no-cache") from None
+    return base / "understudy" / "teacher"
 
 
 def check_cache(root: Path) -> None:

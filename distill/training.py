@@ -124,7 +124,8 @@ def fit(
     objective.to(device)
     record.truncated = {"train": data.train.truncated, "dev": data.dev.truncated}
     record.device = device.type
-    identity = {**run_identity(record, model, objective, data.train, data.dev), "processes": processes.count}
+    own = run_identity(record, model, objective, data.train, data.dev, data.encoder)
+    identity = {**own, "processes": processes.count}
     order = torch.Generator().manual_seed(settings.seed)
     # One stream for all would drop out the same places in every process's part of a batch.
     torch.manual_seed(settings.seed + processes.index)

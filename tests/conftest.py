@@ -34,6 +34,12 @@ from demo.messages import DEV, TRAIN
 INTENTS = ("cancel_order", "damaged_item", "login_problem")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _few_threads_from_the_start() -> None:
+    """For fixtures of a wider scope than a test too: bits are compared that depend on the number."""
+    torch.set_num_threads(2)
+
+
 @pytest.fixture(autouse=True)
 def _few_threads() -> None:
     torch.set_num_threads(2)

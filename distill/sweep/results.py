@@ -1,6 +1,6 @@
 """A sweep's directory: what it is a sweep of, one row for each finished run, and each run's answers.
 
-sweep.json            teacher and tables, by hash; what does not match them is refused
+sweep.json            what every run depends on, by hash; what does not match it is refused
 results.jsonl         one row a run
 answers/KEY.npy       what that run's student answers on the dev table, for the tests between methods
 architectures/NAME/   the config.json of each kind of student
@@ -94,8 +94,15 @@ class Results:
         self._rows[row.key] = row
 
     def answers(self, key: str) -> NDArray[Any]:
-        """What a run's student answers on each dev row, as `common.resampled_metrics.answers_of` gives it."""
-        found: NDArray[Any] = np.load(self._answers(key), allow_pickle=False)
+        """What a run's student answers on each dev row, as `common.resampled_metrics.answers_of` gives it.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        try:
+            found: NDArray[Any] = np.load(self._answers(key), allow_pickle=False)
+        except (ValueError, EOFError):
+            raise InputError(f"{self._answers(key)} is damaged: delete it to repeat that run") from None
         return found
 
     def save_answers(self, key: str, answers: NDArray[Any]) -> None:

@@ -52,9 +52,7 @@ class Setting:
 
     def read(self, model: Source) -> tuple[TextEncoder, list[Encoded]]:
         """The dev table as a model reads it when it is served."""
-        config, tokenizer = load_config(model), load_tokenizer(model)
-        limit = model_max_length({"model_max_length": tokenizer.model_max_length}, config.to_dict())
-        encoder = make_encoder(tokenizer, config, limit)
+        encoder = reader(model)
         return encoder, encoder.encode(self.dev.texts)
 
 
@@ -70,6 +68,13 @@ class Measured:
     answers: NDArray[Any]
     metrics: dict[str, float]
     parameters: int
+
+
+def reader(model: Source) -> TextEncoder:
+    """What makes tokens of texts for a model when it is served."""
+    config, tokenizer = load_config(model), load_tokenizer(model)
+    limit = model_max_length({"model_max_length": tokenizer.model_max_length}, config.to_dict())
+    return make_encoder(tokenizer, config, limit)
 
 
 def measure(model: Source, setting: Setting) -> Measured:

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -72,13 +73,17 @@ class Variant:
         for values in itertools.product(*lists):
             yield dict(zip(self.choices, values, strict=True))
 
-    def extremes(self) -> Iterator[Configuration]:
-        """Configurations in which each choice, and both ends of each range, occur."""
-        lists = [(values.low, values.high) if isinstance(values, Range) else values for values in self.choices.values()]
-        first = [values[0] for values in lists]
-        for place, values in enumerate(lists):
-            for value in values:
-                yield dict(zip(self.choices, [*first[:place], value, *first[place + 1 :]], strict=True))
+    def probes(self) -> Iterator[Configuration]:
+        """Configurations that a search may draw, in which every value, or end of a range, meets each of the others."""
+        tried = {
+            name: (values.low, values.high) if isinstance(values, Range) else values
+            for name, values in self.choices.items()
+        }
+        first = {name: values[0] for name, values in tried.items()}
+        for count in (1, 2):
+            for names in itertools.combinations(tried, count):
+                for values in itertools.product(*(tried[name] for name in names)):
+                    yield {**first, **dict(zip(names, values, strict=True))}
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,7 @@ def read_space(path: Path) -> Space:
     """
     try:
         content = tomllib.loads(require_file(path).read_text(encoding="utf-8"))
-    except ValueError as error:  # bad TOML, bad UTF-8
+    except (ValueError, RecursionError) as error:  # bad TOML, bad UTF-8, brackets in brackets without end
         raise InputError(f"{path} is not valid TOML: {error}") from None
     try:
         return _space(content)
@@ -170,9 +175,10 @@ def _space(content: Mapping[str, Any]) -> Space:
             f"{space.runs:,} runs; at most {MAX_RUNS:,} make a sweep: use lists of fewer values, or trials"
         )
     for variant in space.variants:
-        for configuration in variant.grid() if search.kind == "grid" else variant.extremes():
-            for seed in variant.seeds:
-                make_settings(configuration, seed)
+        for configuration in variant.grid() if search.kind == "grid" else variant.probes():
+            make_settings(configuration, variant.seeds[0])
+        for seed in variant.seeds:
+            make_settings(configuration, seed)
     return space
 
 
@@ -234,8 +240,7 @@ def _range(name: str, given: dict[str, Any], kind: type) -> Range:
 
 
 def _checked(name: str, value: Any, kind: type) -> Any:
-    number = type(value) in (int, float) and math.isfinite(value)
-    if kind is float and number:
+    if kind is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
         return float(value)
     if type(value) is not kind or kind is float:
         wanted = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}[kind]

@@ -10,20 +10,23 @@ import numpy as np
 
 from common.errors import InputError, WorkFailedError
 from common.examples import BY_USUAL_NAMES, Columns, read_examples
+from common.files import sha256
 from common.labels import Task
 from common.metrics import LOWER_IS_BETTER, choose_metric
 from common.progress import say, told_to
-from distill.layer_map import patience_layers
+from distill.distillation import check_unlabelled, starting_point
+from distill.layer_map import initial_layers, patience_layers
 from distill.models import load_config
 from distill.processes import launched
 from distill.record import read_record
+from distill.relations import check_relations
 from distill.sources import Source, find_model
 from distill.students import narrow_config
 from distill.sweep.frontier import draw_frontier
 from distill.sweep.holdout import split_train
 from distill.sweep.report import print_summary
 from distill.sweep.results import Results, Row, open_results
-from distill.sweep.runs import Setting, architecture_directory, discard_student, measure, run
+from distill.sweep.runs import Setting, architecture_directory, discard_student, measure, reader, run
 from distill.sweep.search import configurations
 from distill.sweep.space import Space, make_settings, read_space, setting_types
 from distill.sweep.speed import measure_speeds
@@ -69,11 +72,13 @@ def sweep(
         raise InputError("--holdout is a share of the training rows, between 0 and 1")
     if compare not in setting_types():
         raise InputError(f"'{compare}' is no setting, so its values cannot be compared")
+    if compare in ("seed", "layers", "width", "heads"):
+        raise InputError(f"'{compare}' cannot be compared: tests are between students of one kind, over all seeds")
     if cache is not None:
         check_cache(cache)
     source = find_model(teacher)
     task = Task.from_config(load_config(source).to_dict())
-    _check_students(plan, source)
+    _check_students(plan, source, unlabelled)
     metric = choose_metric(task, _metric_of(plan) or (read_record(source.path) or {}).get("metric"))
     train_examples = read_examples(train, columns, split="train")
     dev_examples = read_examples(dev, columns, split="validation")
@@ -81,6 +86,8 @@ def sweep(
         task.targets(examples.labels, examples.places)
     about = {
         "teacher": source.describe(),
+        "config": sha256(source.path / "config.json"),
+        "tokenizer": reader(source).sha256,
         "train": train_examples.describe(),
         "dev": dev_examples.describe(),
         "unlabelled": None if unlabelled is None else read_unlabelled(unlabelled, columns).describe(),
@@ -123,7 +130,7 @@ def _rows(
                     table.begin(settings.describe())
                     with told_to(table.listen):
                         row = run(settings, setting, results)
-                    if not keep_students:
+                    if row.failed or not keep_students:
                         discard_student(results, row.key)
                     table.end(row)
                 else:
@@ -144,20 +151,29 @@ def _summarise(rows: list[Row], setting: Setting, results: Results, metric: str,
     return summarise(rows, results, setting, metric, compare, measured, speeds)
 
 
-def _check_students(plan: Space, teacher: Source) -> None:
-    """Refuses depths and widths that no run could have, before the first."""
-    config = load_config(teacher)
+def _check_students(plan: Space, teacher: Source, unlabelled: str | None) -> None:
+    """Refuses what no run could be made of, before the first."""
+    config, record = load_config(teacher), read_record(teacher.path)
+    depth = config.num_hidden_layers
+    depths: dict[tuple[str, str | None], int] = {}  # of what students start from
     for variant in plan.variants:
-        for configuration in variant.extremes():
+        for configuration in variant.probes():
             settings = make_settings(configuration, variant.seeds[0])
             narrower = settings.width is not None
-            patience_layers(settings.method, config.num_hidden_layers, settings.layers, narrower=narrower)
+            patience_layers(settings.method, depth, settings.layers, narrower=narrower)
             narrow_config(config, settings.width, settings.heads)
+            if settings.relation_weight:
+                check_relations(config, settings.relation_layer or depth, settings.relations)
+            check_unlabelled(settings, unlabelled)
+            start = (settings.init, settings.base)
+            if start not in depths:
+                depths[start] = load_config(starting_point(settings, teacher, record)[0]).num_hidden_layers
+            initial_layers(settings.init, depths[start], settings.layers)
 
 
 def _metric_of(plan: Space) -> str | None:
     """The metric that the sweep file asks for, if any."""
-    settings = [make_settings(first, 0) for first in (next(variant.extremes()) for variant in plan.variants)]
+    settings = [make_settings(first, 0) for first in (next(variant.probes()) for variant in plan.variants)]
     metrics = {entry.training.metric for entry in settings}
     if len(metrics) > 1 or "metric" in plan.varied:
         raise InputError("'metric' must be the same for all runs, since they are compared by it")

@@ -91,7 +91,7 @@ def _coverage(seeds: int, examples: int, spread: float, *, paired: bool) -> floa
 @pytest.mark.parametrize("paired", [False, True])
 @pytest.mark.parametrize(("seeds", "spread"), [(3, 0.0), (5, 0.1), (5, 0.4)])
 def test_the_bootstrap_interval_covers_what_it_promises(seeds: int, spread: float, paired: bool) -> None:
-    # Few seeds that differ much are the hard case; docs say how far the interval falls short there.
+    # Few seeds that differ much are the hard case.
     assert 0.88 <= _coverage(seeds, 200, spread, paired=paired) <= 1.0
 
 

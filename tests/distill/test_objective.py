@@ -125,6 +125,23 @@ def test_the_papers_losses_are_to_the_bit_what_eq_8_says(method: str) -> None:
     assert torch.equal(terms["loss"], expected)
 
 
+def test_states_in_half_precision_are_projected_in_full() -> None:
+    torch.manual_seed(2)
+    settings = DistillationSettings(2, "pkd-skip", hidden_weight=1.0)
+    teacher, student = _bert(24, 5, 4), _bert(12, 2, 2)
+    live = LiveTeacher(teacher, student, settings, torch.device("cpu"))
+    answers = TeacherTargets(torch.randn(2, 3), torch.randn(2, 1, 24))
+    objective = DistillationObjective(student, TASKS[0], settings, answers, 2, live)
+    batch = {"input_ids": torch.randint(1, 60, (2, 6)), "attention_mask": torch.ones(2, 6, dtype=torch.long)}
+    logits, hidden = torch.randn(2, 3), torch.randn(3, 2, 6, 12).bfloat16()
+    half, full = (
+        objective(SimpleNamespace(logits=logits, hidden_states=tuple(states)), batch, [0, 1], torch.tensor([0, 2]))
+        for states in (hidden, hidden.float())
+    )
+    for term in ("patience", "hidden"):
+        assert torch.equal(half[term], full[term])
+
+
 def _bert(width: int, layers: int, heads: int) -> BertForSequenceClassification:
     config = BertConfig(
         vocab_size=60,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 import torch
 
+from common import files
 from common.errors import InputError, WorkFailedError
 from common.locks import held_directory
 from distill import checkpoint as checkpoint_module
+from distill import finetuning
 from distill.checkpoint import Checkpoint
 from distill.distillation import distill
 from distill.finetuning import finetune
@@ -25,13 +27,10 @@ from distill.models import load_pretrained
 from distill.record import TrainingRecord
 from distill.settings import DistillationSettings, TrainingSettings
 from tests.conftest import write_tsv
+from tests.fresh_process import exit_code
 
 # 12 steps an epoch, with dropout.
 TRAINING = TrainingSettings(epochs=2, batch_size=8, learning_rate=1e-3, max_length=64)
-
-# Each run in a fresh process, forked from one that has loaded the libraries and used none of them.
-FRESH = multiprocessing.get_context("forkserver")
-FRESH.set_forkserver_preload([__name__])
 
 
 def _run(
@@ -46,7 +45,6 @@ def _run(
 
 def _run_and_die(log: Path, every: int, die_at_step: int, die_in_save: int, *given: Any) -> None:
     """In a process of its own: saves after every so many steps, and is killed by SIGKILL where it is asked to be."""
-    torch.set_num_threads(2)
     calls = {"due": 0, "step": 0, "save": 0}
     step, save = torch.optim.AdamW.step, torch.save
 
@@ -65,6 +63,8 @@ def _run_and_die(log: Path, every: int, die_at_step: int, die_in_save: int, *giv
             os.truncate(path, path.stat().st_size // 2)
             os.kill(os.getpid(), signal.SIGKILL)
 
+    # What a process wrote outlives it; to wait for the disk saves it from a power cut alone, and is slow.
+    files._sync = lambda _path: None
     torch.optim.AdamW.step = deadly_step  # type: ignore[method-assign]
     torch.save = deadly_save  # type: ignore[assignment]
     Checkpoint.due = property(lambda _: count("due") % every == 0)  # type: ignore[assignment, method-assign]
@@ -73,11 +73,7 @@ def _run_and_die(log: Path, every: int, die_at_step: int, die_in_save: int, *giv
 
 
 def _ended(log: Path, every: int, die_at_step: int, die_in_save: int, *given: Any) -> int:
-    arguments = (log, every, die_at_step, die_in_save, *given)
-    process = FRESH.Process(target=_run_and_die, args=arguments)  # type: ignore[attr-defined]
-    process.start()
-    process.join()
-    return int(process.exitcode)
+    return exit_code(_run_and_die, log, every, die_at_step, die_in_save, *given)
 
 
 def _same_end(first: Path, second: Path) -> None:
@@ -86,6 +82,17 @@ def _same_end(first: Path, second: Path) -> None:
     records = [json.loads((path / "distillation.json").read_text()) for path in (first, second)]
     for name in ("steps", "epochs", "best_epoch", "best_dev"):
         assert records[0][name] == records[1][name]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    tmp_path_factory: pytest.TempPathFactory, bert_base: Path, bert_teacher: Path, small_tables: tuple[Path, Path]
+) -> Path:
+    """The models `finetune` and `distill`, of runs that nothing stopped."""
+    directory = tmp_path_factory.mktemp("undisturbed")
+    for kind, model in (("finetune", bert_base), ("distill", bert_teacher)):
+        _run(kind, model, small_tables, directory / kind, TRAINING)
+    return directory
 
 
 @pytest.mark.parametrize(
@@ -97,40 +104,60 @@ def test_a_run_that_was_killed_ends_as_if_it_had_not_been(
     kind: str,
     every: int,
     deaths: tuple[int, ...],
+    undisturbed: Path,
     bert_base: Path,
     bert_teacher: Path,
     small_tables: tuple[Path, Path],
     tmp_path: Path,
 ) -> None:
     model = bert_base if kind == "finetune" else bert_teacher
-    _run(kind, model, small_tables, tmp_path / "undisturbed", TRAINING)
     given = (kind, model, small_tables, tmp_path / "killed", TRAINING)
     log = tmp_path / "log"
     for death in deaths:
         assert _ended(log, every, death, 0, *given) == -signal.SIGKILL
         assert not (tmp_path / "killed").exists()
     assert _ended(log, every, 0, 0, *given) == 0
-    _same_end(tmp_path / "undisturbed", tmp_path / "killed")
+    _same_end(undisturbed / kind, tmp_path / "killed")
     expected, at = [], 0
     for death in deaths:
         at += (death - 1) // every * every
         expected += [f"Going on after step {at}, from {tmp_path / '.killed.checkpoint'}"] if at else []
     assert [line for line in log.read_text().splitlines() if line.startswith("Going on")] == expected
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "log", "undisturbed"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "log"]
 
 
 def test_a_run_killed_while_it_saves_goes_on_from_the_save_before(
-    bert_base: Path, small_tables: tuple[Path, Path], tmp_path: Path
+    undisturbed: Path, bert_base: Path, small_tables: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    _run("finetune", bert_base, small_tables, tmp_path / "undisturbed", TRAINING)
     given = ("finetune", bert_base, small_tables, tmp_path / "killed", TRAINING)
     log, directory = tmp_path / "log", tmp_path / ".killed.checkpoint"
     assert _ended(log, 2, 0, 4, *given) == -signal.SIGKILL
     assert sorted(path.name for path in directory.iterdir()) == ["checkpoint.pt", "checkpoint.pt.partial", "lock"]
     assert _ended(log, 2, 0, 0, *given) == 0
     assert "Going on after step 6," in log.read_text()
-    _same_end(tmp_path / "undisturbed", tmp_path / "killed")
+    _same_end(undisturbed / "finetune", tmp_path / "killed")
     assert not directory.exists()
+
+
+def _write_and_die(*given: Any) -> None:
+    """In a process of its own: is killed by SIGKILL when it has written a part of the model."""
+
+    def deadly_save(_model: Any, _tokenizer: Any, directory: Path, _max_length: int) -> None:
+        (directory / "config.json").write_text("{}")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    finetuning.save_model = deadly_save
+    _run(*given)
+
+
+def test_a_run_killed_while_it_writes_the_model_leaves_nothing_for_good(
+    bert_base: Path, small_tables: tuple[Path, Path], tmp_path: Path
+) -> None:
+    given = ("finetune", bert_base, small_tables, tmp_path / "out", replace(TRAINING, epochs=1))
+    assert exit_code(_write_and_die, *given) == -signal.SIGKILL
+    assert [path.name for path in tmp_path.iterdir()] == [".out.checkpoint"]
+    _run(*given)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 @pytest.fixture
@@ -189,6 +216,15 @@ def test_the_checkpoint_of_another_run_is_not_mixed_in(
     ):
         with pytest.raises(InputError, match=rf"\.out\.checkpoint holds .* another run {difference}.* --overwrite"):
             stopped(**given)
+    for file, change, name in (
+        ("config.json", {"layer_norm_eps": 1e-3}, "config"),
+        ("tokenizer_config.json", {"padding_side": "left"}, "tokenizer"),
+    ):
+        base = Path(shutil.copytree(bert_base, tmp_path / name / bert_base.name))
+        content = json.loads((base / file).read_text(encoding="utf-8"))
+        (base / file).write_text(json.dumps({**content, **change}), encoding="utf-8")
+        with pytest.raises(InputError, match=rf'another run \({name} was "\w+…, is "\w+…\)'):
+            _run("finetune", base, small_tables, tmp_path / "out", TRAINING)
     assert (tmp_path / ".out.checkpoint" / "checkpoint.pt").exists()
     stopped(training=other, overwrite=True)
     assert "The checkpoint of another run is discarded (learning_rate was" in capsys.readouterr().out
@@ -232,6 +268,13 @@ def test_what_another_run_wrote_meanwhile_is_not_replaced(
     with pytest.raises(InputError):
         _run("finetune", bert_base, small_tables, tmp_path / "out", TRAINING)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_is_no_checkpoint_is_not_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for content in ([1, 2], {"run": 3, "step": 1, "state": {}}):
+        torch.save(content, tmp_path / "checkpoint.pt")
+        assert Checkpoint(tmp_path).load({"seed": 1}) is None
+        assert "is damaged: the run starts afresh" in capsys.readouterr().out
 
 
 def test_saving_takes_no_more_than_its_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from distill.settings import RECIPES, DistillationSettings, TrainingSettings
     "values",
     [
         {"epochs": 0},
+        {"epochs": 10**400},
         {"batch_size": 0},
         {"learning_rate": 0.0},
         {"learning_rate": float("nan")},
@@ -28,6 +29,8 @@ def test_training_settings_are_checked(values: dict[str, float]) -> None:
         {"method": "magic"},
         {"init": "nowhere"},
         {"temperature": 0.0},
+        {"temperature": 1e200},
+        {"temperature": float("inf")},
         {"alpha": 1.5},
         {"beta": -1.0},
         {"hidden_weight": -1.0},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -29,6 +30,7 @@ from distill.sources import find_model
 from distill.teacher import Teacher, TeacherTargets, teacher_targets
 from distill.teacher_cache import cached_shards, check_cache, default_cache
 from tests.conftest import make_model, messages
+from tests.fresh_process import exit_code
 
 TEXTS = [row["text"] for row in messages()[:20]]
 CPU = torch.device("cpu")
@@ -194,28 +196,26 @@ def test_what_is_damaged_is_said_and_computed_again(
     assert _same(found, _answers(bert_teacher, TEXTS, None))
 
 
+def _answer_and_die(directory: Path, cache: Path) -> None:
+    """In a process of its own: is killed by SIGKILL when it has written the second shard, not yet in its place."""
+    save, written = np.save, []
+
+    def deadly_save(file: Any, *given: Any, **options: Any) -> None:
+        save(file, *given, **options)
+        written.append(file)
+        if len(written) == 2:
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    teacher_module.SHARD_ROWS = 8
+    np.save = deadly_save
+    _answers(directory, TEXTS, cache)
+
+
 def test_a_build_that_was_killed_is_completed_with_the_same_bits(bert_teacher: Path, tmp_path: Path) -> None:
     whole = _answers(bert_teacher, TEXTS, tmp_path / "whole")
-    script = f"""
-import os, signal, torch
-from pathlib import Path
-from distill import teacher, teacher_cache
-from tests.distill.test_teacher_cache import TEXTS, _answers
-torch.set_num_threads({torch.get_num_threads()})
-teacher.SHARD_ROWS = 8
-save, written = teacher_cache.np.save, []
-def killed(file, *given, **options):
-    save(file, *given, **options)
-    written.append(file)
-    if len(written) == 2:
-        file.flush()
-        os.kill(os.getpid(), signal.SIGKILL)
-teacher_cache.np.save = killed
-_answers(Path({str(bert_teacher)!r}), TEXTS, Path({str(tmp_path / "half")!r}))
-"""
-    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -signal.SIGKILL
+    assert exit_code(_answer_and_die, bert_teacher, tmp_path / "half") == -signal.SIGKILL
     (half,) = (tmp_path / "half").iterdir()
-    # The second shard was written and not yet in its place.
     assert sorted(path.name for path in half.glob("*.npy*")) == ["00000.npy", "00001.npy.partial"]
     first = (half / "00000.npy").stat()
     assert _same(_answers(bert_teacher, TEXTS, tmp_path / "half"), whole)
@@ -283,6 +283,13 @@ def test_the_default_follows_the_xdg_specification(monkeypatch: pytest.MonkeyPat
     ):
         monkeypatch.setenv("XDG_CACHE_HOME", value)
         assert str(default_cache()) == expected
+
+
+def test_who_has_no_home_must_name_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    with pytest.raises(InputError, match="there is no home directory to cache in: pass --cache DIR or --no-cache"):
+        default_cache()
 
 
 def test_the_teacher_of_another_family_has_its_width_and_layers(tmp_path: Path) -> None:

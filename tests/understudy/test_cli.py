@@ -71,7 +71,7 @@ def test_bad_training_tables(
         (["--model", "no/such-model"], "'no/such-model' is neither a directory"),
         (["--model", "{tmp}"], "is no model directory"),
         (["--text-column", "words"], "has no column 'words'"),
-        (["--epochs", "0"], "epochs must be at least 1"),
+        (["--epochs", "0"], "epochs must lie between 1 and 100,000"),
         (["--learning-rate", "nan"], "learning_rate must lie between"),
         (["--metric", "matthew"], "the metric 'matthew' does not fit this task"),
         (["--multi-label", "--regression"], "exclude each other"),

@@ -62,9 +62,12 @@ def test_a_torn_last_row_is_dropped_and_a_damaged_one_named(tmp_path: Path) -> N
         pass
 
 
-def test_a_row_without_its_answers_is_no_finished_run(tmp_path: Path) -> None:
+def test_a_row_without_whole_answers_is_no_finished_run(tmp_path: Path) -> None:
     with open_results(tmp_path, ABOUT) as results:
         results.add(_row("a"), np.zeros(3))
+        (tmp_path / "answers" / "a.npy").write_bytes(b"")
+        with pytest.raises(InputError, match=r"a\.npy is damaged: delete it to repeat that run"):
+            results.answers("a")
         (tmp_path / "answers" / "a.npy").unlink()
         assert results.get("a") is None
 

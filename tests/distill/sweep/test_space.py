@@ -96,7 +96,9 @@ def test_every_setting_can_be_tried_and_ends_where_it_belongs() -> None:
         ("settings = {layers = 2, seed = {low = 0, high = 9}}", "'seed' must be a number or a list"),
         ("settings = {layers = 2, seed = -1}", "seed must lie between 0"),
         ("settings = {layers = 2, temperature = [" + ",".join(map(str, range(1, 10_002))) + "]}", "10,001 runs"),
+        ("settings = {layers = 2, alpha = 1" + 400 * "0" + "}", "'alpha' must be a number"),
         ("settings = {layers", "is not valid TOML"),
+        ("x = " + 9_999 * "[" + 9_999 * "]", "is not valid TOML"),
     ],
 )
 def test_what_is_wrong_is_named(content: str, reason: str, tmp_path: Path) -> None:
@@ -123,6 +125,16 @@ def test_what_is_wrong_with_a_range_is_named(alpha: str, reason: str, tmp_path: 
     with pytest.raises(InputError) as error:
         read_space(write(tmp_path, content))
     assert reason in str(error.value)
+
+
+def test_values_that_a_search_may_draw_together_must_go_together(tmp_path: Path) -> None:
+    """Each of them goes with the first values of the others."""
+    content = """
+        search = {kind = "random", trials = 2}
+        settings = {layers = 2, method = ["kd", "finetune"], hidden_weight = {low = 0, high = 1}}
+        """
+    with pytest.raises(InputError, match="finetune learns from the labels alone"):
+        read_space(write(tmp_path, content))
 
 
 def test_words_have_no_range(tmp_path: Path) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,10 @@ from common.errors import InputError, WorkFailedError
 from common.statistics import t_interval
 from distill.distillation import distill
 from distill.sources import weights_sha256
+from distill.sweep.results import ROWS, Results, Row
 from distill.sweep.space import make_settings
 from distill.sweep.sweep import sweep
+from tests.fresh_process import exit_code
 
 GRID = """
 [settings]
@@ -105,24 +106,20 @@ def test_the_summary_tells_means_intervals_tests_and_speed(finished: Path) -> No
     assert (finished / "frontier.png").read_bytes().startswith(b"\x89PNG")
 
 
-_KILLED = """
-import os, signal, sys
-from pathlib import Path
-from distill.sweep import sweep as module
-from distill.sweep.results import ROWS, Results
+def _sweep_and_die(*given: Any) -> None:
+    """In a process of its own: is killed by SIGKILL while it writes the third row."""
+    add = Results.add
 
-add = Results.add
-def killed(self, row, answers=None):
-    if len(self._rows) == 2:
-        with (self.directory / ROWS).open("ab") as file:
-            file.write(b'{"key": "torn')
-            file.flush()
-            os.kill(os.getpid(), signal.SIGKILL)
-    add(self, row, answers)
-Results.add = killed
-space, teacher, train, dev, output = sys.argv[1:]
-module.sweep(Path(space), teacher, train, dev, Path(output))
-"""
+    def deadly_add(self: Results, row: Row, answers: Any = None) -> None:
+        if len(self._rows) == 2:
+            with (self.directory / ROWS).open("ab") as file:
+                file.write(b'{"key": "torn')
+                file.flush()
+                os.kill(os.getpid(), signal.SIGKILL)
+        add(self, row, answers)
+
+    Results.add = deadly_add  # type: ignore[method-assign]
+    sweep(*given)
 
 
 def test_a_killed_sweep_goes_on_and_ends_with_the_same_rows(
@@ -134,13 +131,11 @@ def test_a_killed_sweep_goes_on_and_ends_with_the_same_rows(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     output = tmp_path / "out"
-    arguments = [str(space), str(bert_teacher), *map(str, small_tables), str(output)]
-    threads = {"OMP_NUM_THREADS": "2", "PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", _KILLED, *arguments], env=threads, capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    given = (space, str(bert_teacher), *map(str, small_tables), output)
+    assert exit_code(_sweep_and_die, *given) == -signal.SIGKILL
     assert (output / "results.jsonl").read_bytes().endswith(b'{"key": "torn')
     assert (output / "summary.json").exists() is False
-    sweep(space, str(bert_teacher), *map(str, small_tables), output)
+    sweep(*given)
     said = capsys.readouterr().out
     assert "Done before: 2 of 4 runs" in said
     assert "[1/4]" not in said
@@ -161,6 +156,15 @@ def test_a_changed_table_or_teacher_is_refused(
     for teacher, table, name in ((bert_teacher, shorter, "dev"), (other, dev, "teacher")):
         with pytest.raises(InputError, match=f"is a sweep of a changed '{name}'"):
             sweep(space, str(teacher), str(train), str(table), finished)
+    for file, change, name in (
+        ("config.json", {"layer_norm_eps": 1e-3}, "config"),
+        ("tokenizer_config.json", {"model_max_length": 9}, "tokenizer"),
+    ):
+        copy = Path(shutil.copytree(bert_teacher, tmp_path / name))
+        content = json.loads((copy / file).read_text())
+        (copy / file).write_text(json.dumps({**content, **change}))
+        with pytest.raises(InputError, match=f"is a sweep of a changed '{name}'"):
+            sweep(space, str(copy), str(train), str(dev), finished)
     with pytest.raises(InputError, match="is a sweep of a changed 'holdout'"):
         sweep(space, str(bert_teacher), str(train), str(dev), finished, holdout=0.25)
     assert (finished / "results.jsonl").read_bytes() == before
@@ -170,12 +174,29 @@ def test_a_changed_table_or_teacher_is_refused(
     ("content", "more", "reason"),
     [
         ("settings = {layers = 2, lr = 1e-4}", [], "'lr' is an unknown setting"),
-        ("settings = {layers = [2, 4]}", [], "asked for 4, the teacher has 4"),
-        ("settings = {layers = 2, metric = ['accuracy', 'matthews']}", [], "'metric' must be the same for all runs"),
-        ("settings = {layers = 2, metric = 'mse'}", [], "the metric 'mse' does not fit"),
+        ("settings = {layers = [2, 4], init = 'teacher-skip'}", [], "asked for 4, the teacher has 4"),
+        (
+            "settings = {layers = 2, init = 'teacher-skip', metric = ['accuracy', 'f1']}",
+            [],
+            "'metric' must be the same",
+        ),
+        ("settings = {layers = 2, init = 'teacher-skip', metric = 'mse'}", [], "the metric 'mse' does not fit"),
+        (
+            "settings = {layers = 2, init = 'teacher-skip', relation_weight = 1, relation_layer = [4, 5]}",
+            [],
+            "1 to 4, not 5",
+        ),
         (GRID, ["--holdout", "1"], "--holdout is a share"),
         (GRID, ["--holdout", "0.01"], "too few rows to hold 0.01 of them out"),
         (GRID, ["--compare", "lr"], "'lr' is no setting"),
+        (GRID, ["--compare", "seed"], "'seed' cannot be compared"),
+        (GRID, ["--compare", "layers"], "'layers' cannot be compared: tests are between students of one kind"),
+        (GRID.replace('"finetune", "kd"', '"kd", "finetune"'), ["--unlabelled", "x"], "--unlabelled needs a loss with"),
+        (
+            "settings = {layers = 2}\nvariants = [{init = 'teacher-skip'}, {base = 'no/model'}]",
+            [],
+            "'no/model' is neither a directory",
+        ),
         (GRID, ["--cache", "x", "--no-cache"], "exclude each other"),
     ],
 )

@@ -1,0 +1,154 @@
+"""Patient Knowledge Distillation on real tasks: `python -m benchmarks.studies.pkd --data DIR --work DIR`.
+
+Fine-tunes each task's teacher, trains the students that the results lack, and adds a row for each as soon as it is
+there: the study grows from run to run, and a killed one goes on where it was. `python -m benchmarks.studies.pkd.report`
+tells what the rows say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from benchmarks.studies.pkd.data import prepare
+from benchmarks.studies.pkd.models import TaskRun, student_row, teacher, teacher_row
+from benchmarks.studies.pkd.plan import CONTROLS, DEPTHS, METHODS, SEEDS, TASKS, TEACHER, Cell, TaskPlan, cells
+from benchmarks.studies.pkd.rows import (
+    RESULTS,
+    StudyRow,
+    add_row,
+    check_data,
+    check_teacher,
+    current_rows,
+    read_rows,
+)
+from common.errors import InputError, UnderstudyError
+from common.progress import say
+from distill.sources import DEFAULT_BASE, Source
+
+
+def study(
+    order: Sequence[Cell], plans: Iterable[TaskPlan], data: Path, work: Path, results: Path, minutes: float, base: str
+) -> int:
+    """Runs the cells that the results lack, in this order, as long as the time lasts; returns how many are left.
+
+    Args:
+        plans: of the tasks that the cells are of.
+        minutes: after so many no further cell is begun; the first is begun in any case.
+    """
+    started = time.monotonic()
+    by_name = {plan.name: plan for plan in plans}
+    known = {name: current_rows(read_rows(results, name), plan) for name, plan in by_name.items()}
+    missing = [cell for cell in order if cell not in known[cell.task]]
+    say(f"{len(order) - len(missing):,} of {len(order):,} cells are there")
+    ready: dict[str, tuple[TaskRun, Source, StudyRow]] = {}
+    for done, cell in enumerate(missing):
+        if done and time.monotonic() - started >= 60 * minutes:
+            return len(missing) - done
+        if cell.task not in ready:
+            ready[cell.task] = _ready(by_name[cell.task], data, work / cell.task, results, base)
+        task_run, source, lead = ready[cell.task]
+        row = student_row(task_run, source, cell)
+        add_row(results, row)
+        say(f"{cell}: {_outcome(row, lead, task_run.plan.metric)}")
+    return 0
+
+
+def tune(plans: Sequence[TaskPlan], data: Path, work: Path, results: Path, base: str) -> None:
+    """Fine-tunes a teacher with each of the settings that a plan names, and keeps a row of those that have none."""
+    for plan in plans:
+        task_run = TaskRun(plan, prepare(plan, data, work / plan.name), work / plan.name, base)
+        for training in (plan.training, *plan.tried):
+            rows = read_rows(results, plan.name)
+            check_data(rows, task_run.tables)
+            if not any(row.method == TEACHER and row.settings == vars(training) for row in rows):
+                row = teacher_row(task_run, teacher(task_run, training), training)
+                add_row(results, row)
+                assert row.chosen_on is not None
+                say(f"{plan.name}, {training}: {plan.metric} {row.chosen_on[plan.metric]:.4f} on the held-out part")
+
+
+def _ready(plan: TaskPlan, data: Path, work: Path, results: Path, base: str) -> tuple[TaskRun, Source, StudyRow]:
+    """A task with its teacher, whose row is added where there is none.
+
+    Raises:
+        InputError: there are rows of another teacher, or of other data.
+    """
+    task_run = TaskRun(plan, prepare(plan, data, work), work, base)
+    rows = read_rows(results, plan.name)
+    check_data(rows, task_run.tables)
+    source = teacher(task_run, plan.training)
+    check_teacher(rows, source.sha256, plan)
+    leads = [row for row in rows if row.method == TEACHER and row.is_current(plan)]
+    if not leads:
+        leads.append(teacher_row(task_run, source, plan.training))
+        add_row(results, leads[0])
+    return task_run, source, leads[0]
+
+
+def _outcome(row: StudyRow, lead: StudyRow, metric: str) -> str:
+    if row.dev is None or lead.dev is None:
+        return f"failed: {row.failed}"
+    return f"dev {metric} {row.dev[metric]:.4f}, teacher {lead.dev[metric]:.4f}; {row.wall_time_s:.0f} s"
+
+
+def _names(text: str, known: Iterable[str], what: str) -> list[str]:
+    names = text.split(",")
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise InputError(f"there is no {what} '{unknown[0]}' in this study; it has {', '.join(known)}")
+    return list(dict.fromkeys(names))
+
+
+def _numbers(text: str, known: Sequence[int], what: str) -> list[int]:
+    """`0-2,4` as [0, 1, 2, 4]."""
+    numbers: list[int] = []
+    try:
+        for part in text.split(","):
+            first, _, last = part.partition("-")
+            numbers += range(int(first), int(last or first) + 1)
+    except ValueError:
+        raise InputError(f"--{what} takes numbers and ranges such as 0-2,4, not '{text}'") from None
+    unknown = [number for number in numbers if number not in known]
+    if unknown or not numbers:
+        raise InputError(f"--{what} takes {', '.join(map(str, known))} in this study, not '{text}'")
+    return list(dict.fromkeys(numbers))
+
+
+def main() -> None:
+    """Parses the arguments and runs what is missing."""
+    parser = argparse.ArgumentParser(description="Patient Knowledge Distillation on real tasks")
+    parser.add_argument("--data", type=Path, required=True, help="directory with a folder for each task")
+    parser.add_argument("--work", type=Path, required=True, help="for teachers, their answers, and runs under way")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="directory of the rows")
+    parser.add_argument("--tasks", default=",".join(TASKS))
+    parser.add_argument("--depths", default=",".join(map(str, DEPTHS)))
+    parser.add_argument("--methods", default=",".join((*METHODS, *CONTROLS)))
+    parser.add_argument("--seeds", default=f"{SEEDS[0]}-{SEEDS[-1]}")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="after these no further cell is begun")
+    parser.add_argument("--base", default=DEFAULT_BASE, help="the pre-trained model: a name or a directory")
+    parser.add_argument("--tune", action="store_true", help="only the teachers, with every setting that was tried")
+    given = parser.parse_args()
+    try:
+        plans = [TASKS[name] for name in TASKS if name in _names(given.tasks, TASKS, "task")]
+        if given.tune:
+            tune(plans, given.data, given.work, given.results, given.base)
+            return
+        order = cells(
+            plans,
+            _numbers(given.depths, DEPTHS, "depths"),
+            _names(given.methods, (*METHODS, *CONTROLS), "method"),
+            _numbers(given.seeds, SEEDS, "seeds"),
+        )
+        left = study(order, plans, given.data, given.work, given.results, given.minutes, given.base)
+    except UnderstudyError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+    say(f"{left:,} cells are left" if left else "All cells are there")
+
+
+if __name__ == "__main__":
+    main()

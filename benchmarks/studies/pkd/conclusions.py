@@ -1,0 +1,105 @@
+"""What the intervals allow to say, and what they leave open, each as a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from benchmarks.studies.pkd.plan import DEPTHS, PUBLIC_TEACHER
+from benchmarks.studies.pkd.summary import TaskSummary, contest
+from common.statistics import Interval
+
+HELD, MISSED, OPEN = "held", "missed", "open"
+
+
+def verdict(difference: Interval) -> str:
+    """`better` or `worse` where the interval leaves no other choice."""
+    if difference.low > 0:
+        return "better"
+    return "worse" if difference.high < 0 else "undecided"
+
+
+def target_verdict(task: TaskSummary, depth: int) -> str:
+    """Whether the mean over all seeds of `best` reaches the target; open while seeds are missing."""
+    runs, kept = task.students.get((depth, "best")), task.kept(depth, "best")
+    if runs is None or kept is None or set(runs.values) != set(task.plan.seeds):
+        return OPEN
+    return HELD if kept.mean >= task.plan.targets[depth] else MISSED
+
+
+def shared_tasks(tasks: Sequence[TaskSummary], depth: int, first: str, second: str) -> list[TaskSummary]:
+    """The tasks that have both methods with a seed in common."""
+    return [task for task in tasks if contest([task], depth, first, second) is not None]
+
+
+def conclusions(tasks: Sequence[TaskSummary]) -> Iterator[str]:
+    """One sentence for each question of the study."""
+    for depth in DEPTHS:
+        yield from _claim(tasks, depth)
+    for depth in DEPTHS:
+        yield from _start_and_losses(tasks, depth)
+    verdicts = [target_verdict(task, depth) for task in tasks for depth in task.plan.targets]
+    counts = ", ".join(f"{verdicts.count(name)} {name}" for name in (HELD, MISSED, OPEN))
+    yield f"**Targets**: {counts}."
+    name, public = PUBLIC_TEACHER
+    for task in tasks:
+        if task.plan.name == name and task.lead is not None:
+            own = task.lead.mean
+            place = "below" if own.high < public else "above" if own.low > public else "not told apart from"
+            yield (
+                f"**{name}'s teacher** has {own.mean:.3f} ({own.low:.3f} to {own.high:.3f}): {place} the public "
+                f"{public:.3f} of MiniLM-L6-H384."
+            )
+    weak = [task.plan.name for task in tasks if task.lead is not None and task.lead.mean.low <= task.commonest]
+    if weak:
+        yield (
+            f"**Weak teachers**: those of {', '.join(weak)} are not told apart from always giving the commonest label; "
+            "their students prove nothing."
+        )
+    few = [
+        task.plan.name
+        for task in tasks
+        if any(len(runs.values) < len(task.plan.seeds) for runs in task.students.values())
+    ]
+    if few:
+        yield f"Seeds are missing for {', '.join(few)}: an interval from few of them knows little of how seeds vary."
+    none = [task.plan.name for task in tasks if not task.students]
+    if none:
+        yield f"Nothing can be said of {', '.join(none)} yet."
+
+
+def _claim(tasks: Sequence[TaskSummary], depth: int) -> Iterator[str]:
+    """The paper's: PKD-Skip before KD before fine-tuning."""
+    said = list(_links(tasks, depth, (("pkd-skip", "kd"), ("kd", "finetune"))))
+    if not said:
+        yield f"**PKD-Skip ≥ KD ≥ fine-tuning, {depth} layers**: no cells yet."
+        return
+    yield f"**PKD-Skip ≥ KD ≥ fine-tuning, {depth} layers**: {'; '.join(said)}."
+
+
+def _start_and_losses(tasks: Sequence[TaskSummary], depth: int) -> Iterator[str]:
+    pairs = (("best", "pkd-skip"), ("kd-teacher-start", "kd"), ("best", "kd-teacher-start"))
+    said = list(_links(tasks, depth, pairs))
+    if said:
+        yield f"**best, its start and its losses, {depth} layers**: {'; '.join(said)}."
+
+
+def _links(tasks: Sequence[TaskSummary], depth: int, pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """Each pair over all tasks that have it: `kd against finetune +0.4 points (-0.1 to +0.9), undecided …`."""
+    for first, second in pairs:
+        shared = shared_tasks(tasks, depth, first, second)
+        made = contest(shared, depth, first, second) if shared else None
+        if made is None:
+            continue
+        each = [entry for task in shared if (entry := contest([task], depth, first, second)) is not None]
+        difference = made.result.difference
+        where = made.tasks[0] if len(made.tasks) == 1 else f"the mean of {len(made.tasks)} tasks"
+        counts = [
+            f"{word} on {', '.join(names)}"
+            for word in ("better", "worse")
+            if (names := [entry.tasks[0] for entry in each if verdict(entry.result.difference) == word])
+        ]
+        alone = f"; alone it is {' and '.join(counts)}" if counts and len(each) > 1 else ""
+        yield (
+            f"{first} against {second} is {verdict(difference)} on {where} ({100 * difference.mean:+.1f} points, "
+            f"{100 * difference.low:+.1f} to {100 * difference.high:+.1f}; seeds: {len(made.seeds)}){alone}"
+        )

@@ -1,0 +1,125 @@
+"""The study's models: a task's teacher, which is fine-tuned once, and its students, a row each."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.machine import describe_machine
+from benchmarks.studies.pkd.data import Tables
+from benchmarks.studies.pkd.plan import TEACHER, Cell, TaskPlan, settings_of
+from benchmarks.studies.pkd.rows import StudyRow, pack
+from common.examples import read_examples
+from distill.finetuning import finetune
+from distill.record import read_record
+from distill.settings import TrainingSettings
+from distill.sources import DEFAULT_BASE, Source, find_model
+from distill.sweep.results import open_results
+from distill.sweep.runs import Setting, discard_student, measure, run
+
+
+@dataclass(frozen=True)
+class TaskRun:
+    """What all models of one task share.
+
+    Attributes:
+        work: the task's directory, for teachers, students under way and the teacher's answers.
+        base: the pre-trained model behind the teacher.
+    """
+
+    plan: TaskPlan
+    tables: Tables
+    work: Path
+    base: str = DEFAULT_BASE
+
+
+def teacher(task_run: TaskRun, training: TrainingSettings) -> Source:
+    """The base model fine-tuned with these settings, by an earlier call or now; its epoch is picked on `holdout`."""
+    made_of = json.dumps([task_run.base, vars(training), task_run.tables.describe()], sort_keys=True)
+    directory = task_run.work / "teachers" / hashlib.sha256(made_of.encode()).hexdigest()[:12]
+    if not directory.exists():
+        tables = task_run.tables
+        finetune(task_run.base, str(tables.train), str(tables.holdout), directory, training, tables.columns)
+    return find_model(str(directory))
+
+
+def teacher_row(task_run: TaskRun, source: Source, training: TrainingSettings) -> StudyRow:
+    """A teacher's row, measured on dev."""
+    record = read_record(source.path)
+    assert record is not None
+    measured = measure(source, _setting(task_run, source))
+    return StudyRow(
+        task=task_run.plan.name,
+        layers=record["layers"]["count"],
+        method=TEACHER,
+        seed=training.seed,
+        settings=dict(vars(training)),
+        data=task_run.tables.describe(),
+        teacher=source.sha256,
+        machine=_machine(),
+        chosen_on=record["best_dev"],
+        dev=measured.metrics,
+        answers=pack(measured.answers, len(task_run.tables.task.labels)),
+        best_epoch=record["best_epoch"],
+        parameters=measured.parameters,
+        weights_sha256=source.sha256,
+        wall_time_s=record["wall_time_s"],
+    )
+
+
+def student_row(task_run: TaskRun, source: Source, cell: Cell) -> StudyRow:
+    """Trains a cell's student, from where a killed study left it, and measures it on dev.
+
+    Raises:
+        InputError: the task's work directory is of another teacher or data, or another study works in it.
+    """
+    setting = _setting(task_run, source)
+    settings = settings_of(cell, task_run.plan)
+    about = {"teacher": source.describe(), **task_run.tables.describe()}
+    machine = _machine()
+    with open_results(task_run.work / "students", about) as results:
+        row = run(settings, setting, results)
+        answers = "" if row.failed else pack(results.answers(row.key), len(task_run.tables.task.labels))
+        discard_student(results, row.key)
+    return StudyRow(
+        task=cell.task,
+        layers=cell.layers,
+        method=cell.method,
+        seed=cell.seed,
+        settings=row.settings,
+        data=task_run.tables.describe(),
+        teacher=source.sha256,
+        machine=machine,
+        failed=row.failed,
+        chosen_on=row.chosen_on,
+        dev=row.dev,
+        answers=answers,
+        best_epoch=row.best_epoch,
+        parameters=row.parameters,
+        weights_sha256=row.weights_sha256,
+        wall_time_s=row.wall_time_s,
+    )
+
+
+def _setting(task_run: TaskRun, source: Source) -> Setting:
+    tables = task_run.tables
+    dev = read_examples(str(tables.dev), tables.columns)
+    return Setting(
+        teacher=source,
+        train=str(tables.train),
+        chosen_on=str(tables.holdout),
+        dev=dev,
+        task=tables.task,
+        unlabelled=None,
+        columns=tables.columns,
+        cache=task_run.work / "answers",
+    )
+
+
+def _machine() -> dict[str, Any]:
+    return {**describe_machine(), "threads": torch.get_num_threads()}

@@ -1,0 +1,170 @@
+"""What a task's rows say: means with intervals over seeds and examples, shares of the teacher's, paired comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.studies.pkd.data import Tables
+from benchmarks.studies.pkd.plan import TEACHER, Cell, TaskPlan
+from benchmarks.studies.pkd.rows import StudyRow, check_data, check_teacher, current_rows, unpack
+from common.errors import InputError
+from common.resampled_metrics import resampled_metric
+from common.statistics import Comparison, Interval, bootstrap_interval, compare, draw_examples
+
+# First against second. The paper's claim is the first two of them.
+CONTESTS = (
+    ("pkd-skip", "kd"),
+    ("kd", "finetune"),
+    ("pkd-skip", "finetune"),
+    ("pkd-skip", "pkd-last"),
+    ("best", "pkd-skip"),
+    ("kd-teacher-start", "kd"),
+    ("pkd-skip-teacher-start", "kd-teacher-start"),
+    ("best", "kd-teacher-start"),
+)
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Models that differ in the seed alone.
+
+    Attributes:
+        values: by seed, the metric on dev.
+        resampled: by seed, the metric on each resample of the dev rows, `[resamples]`.
+    """
+
+    values: Mapping[int, float]
+    resampled: Mapping[int, NDArray[np.float64]]
+
+    @property
+    def mean(self) -> Interval:
+        """Over seeds and examples."""
+        return bootstrap_interval(list(self.values.values()), np.stack(list(self.resampled.values())))
+
+
+@dataclass(frozen=True)
+class TaskSummary:
+    """One task of the study as far as it has gone.
+
+    Attributes:
+        teacher: its row; None before there is one, and then there is nothing else.
+        tried: the rows of teachers with other settings.
+        lead: the teacher's metric.
+        commonest: the metric of always giving dev's commonest label; what does no better has learned nothing.
+        students: by depth and method, as far as there are some.
+        failed: cells whose run left the finite numbers.
+        missing: cells that have no row.
+        outdated: how many rows have settings that the plan has no more.
+    """
+
+    plan: TaskPlan
+    teacher: StudyRow | None
+    tried: list[StudyRow]
+    lead: Runs | None
+    commonest: float
+    students: dict[tuple[int, str], Runs]
+    failed: list[Cell]
+    missing: list[Cell]
+    outdated: int
+
+    def kept(self, layers: int, method: str) -> Interval | None:
+        """The share of the teacher's metric; None where there is no such student, or a share means nothing."""
+        runs = self.students.get((layers, method))
+        if runs is None or self.lead is None:
+            return None
+        (value,), (draws,) = self.lead.values.values(), self.lead.resampled.values()
+        if min(value, draws.min()) <= 0:
+            return None
+        shares = [own / value for own in runs.values.values()]
+        return bootstrap_interval(shares, np.stack([own / draws for own in runs.resampled.values()]))
+
+
+@dataclass(frozen=True)
+class Contest:
+    """One method against another, on the same seeds and examples.
+
+    Attributes:
+        tasks: whose mean it is.
+        seeds: those that both have, in each of the tasks.
+    """
+
+    tasks: tuple[str, ...]
+    layers: int
+    first: str
+    second: str
+    seeds: tuple[int, ...]
+    result: Comparison
+
+
+def summarise(
+    plan: TaskPlan, rows: Sequence[StudyRow], order: Sequence[Cell], tables: Callable[[], Tables]
+) -> TaskSummary:
+    """Sums one task up.
+
+    Args:
+        rows: all of the task.
+        order: the task's cells, of which those without a row are missing.
+        tables: the task's, asked for where there are rows.
+
+    Raises:
+        InputError: rows of other data, or of different teachers.
+    """
+    current = current_rows(rows, plan)
+    teachers = [row for row in rows if row.method == TEACHER]
+    lead = next((row for row in current.values() if row.method == TEACHER), None)
+    tried = [row for row in teachers if not row.is_current(plan)]
+    students = {cell: row for cell, row in current.items() if row.method != TEACHER}
+    missing = [cell for cell in order if cell not in students]
+    outdated = len({row.cell for row in rows if row.method != TEACHER} - current.keys())
+    if lead is None:
+        if students:
+            raise InputError(f"the results of {plan.name} have students but not their teacher's row")
+        return TaskSummary(plan, None, tried, None, 0.0, {}, [], missing, outdated)
+    ready = tables()
+    check_data(list(current.values()), ready)
+    check_teacher(rows, lead.weights_sha256, plan)
+    targets = ready.targets()
+    # Tasks are drawn independently of each other.
+    counts = draw_examples(len(targets), seed=crc32(plan.name.encode()))
+
+    def runs(chosen: Mapping[int, StudyRow]) -> Runs:
+        labels = len(ready.task.labels)
+        answers = {seed: unpack(row.answers, len(targets), labels) for seed, row in chosen.items()}
+        return Runs(
+            {seed: (row.dev or {})[plan.metric] for seed, row in chosen.items()},
+            {seed: resampled_metric(ready.task, plan.metric, own, targets, counts) for seed, own in answers.items()},
+        )
+
+    groups: dict[tuple[int, str], dict[int, StudyRow]] = {}
+    for cell, row in sorted(students.items()):
+        if row.failed is None:
+            groups.setdefault((cell.layers, cell.method), {})[cell.seed] = row
+    failed = [cell for cell, row in students.items() if row.failed is not None]
+    grouped = {group: runs(chosen) for group, chosen in groups.items()}
+    always = np.full_like(targets, np.bincount(targets).argmax())
+    commonest = float(resampled_metric(ready.task, plan.metric, always, targets, np.ones((1, len(targets))))[0])
+    whole = runs({lead.seed: lead})
+    return TaskSummary(plan, lead, tried, whole, commonest, grouped, failed, missing, outdated)
+
+
+def contest(tasks: Sequence[TaskSummary], layers: int, first: str, second: str) -> Contest | None:
+    """One method against another over one task, or their mean difference over several; None where no seed has both.
+
+    Of several tasks only those seeds count that all have, so that a task's weight is the same whatever has run.
+    """
+    pairs = [(task.students.get((layers, first)), task.students.get((layers, second))) for task in tasks]
+    both = [(own, other) for own, other in pairs if own is not None and other is not None]
+    if not both or len(both) < len(pairs):
+        return None
+    seeds = sorted(set.intersection(*(own.values.keys() & other.values.keys() for own, other in both)))
+    if not seeds:
+        return None
+    observed = [np.mean([own.values[seed] - other.values[seed] for own, other in both]) for seed in seeds]
+    draws = [np.mean([own.resampled[seed] - other.resampled[seed] for own, other in both], axis=0) for seed in seeds]
+    result = compare(observed, np.stack(draws))
+    return Contest(tuple(task.plan.name for task in tasks), layers, first, second, tuple(seeds), result)

@@ -1,0 +1,206 @@
+"""The report from made-up rows, whose figures are known."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.studies.pkd import report as command
+from benchmarks.studies.pkd.conclusions import conclusions, target_verdict, verdict
+from benchmarks.studies.pkd.data import Tables, prepare
+from benchmarks.studies.pkd.plan import (
+    CONTROLS,
+    METHODS,
+    PAPER_KEPT,
+    TASKS,
+    TEACHER,
+    Cell,
+    TaskPlan,
+    cells,
+    settings_of,
+)
+from benchmarks.studies.pkd.report import report
+from benchmarks.studies.pkd.rows import StudyRow, add_row, pack
+from benchmarks.studies.pkd.summary import TaskSummary, contest, summarise
+from common.errors import InputError
+from common.statistics import Interval
+from tests.benchmarks.studies.pkd.conftest import PLAN
+
+PLAN_OF_TWO = replace(PLAN, targets={2: 0.95})
+ORDER = cells([PLAN_OF_TWO], [2], [*METHODS, *CONTROLS], PLAN.seeds)
+TEACHER_SHA256 = "a" * 64
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Tables:
+    return prepare(PLAN, data, tmp_path_factory.mktemp("work"))
+
+
+def row_of(
+    tables: Tables, wrong: int, method: str = TEACHER, seed: int = 0, plan: TaskPlan = PLAN_OF_TWO, layers: int = 2
+) -> StudyRow:
+    """A row that gets the first `wrong` dev rows wrong."""
+    targets = tables.targets()
+    labels = len(tables.task.labels)
+    answers = np.where(np.arange(len(targets)) < wrong, (targets + 1) % labels, targets)
+    cell = Cell(plan.name, layers, method, seed)
+    settings = vars(plan.training) if method == TEACHER else settings_of(cell, plan).describe()
+    return StudyRow(
+        task=plan.name,
+        layers=4 if method == TEACHER else layers,
+        method=method,
+        seed=seed,
+        settings=dict(settings),
+        data=tables.describe(),
+        teacher=TEACHER_SHA256,
+        machine={},
+        chosen_on={"accuracy": 0.75},
+        dev={"accuracy": 1 - wrong / len(targets)},
+        answers=pack(answers, labels),
+        weights_sha256=TEACHER_SHA256,
+    )
+
+
+def summed(tables: Tables, rows: list[StudyRow]) -> TaskSummary:
+    return summarise(PLAN_OF_TWO, rows, ORDER, lambda: tables)
+
+
+def test_means_shares_and_differences(tables: Tables) -> None:
+    rows = [row_of(tables, 8)]
+    rows += [row_of(tables, wrong, "kd", seed) for seed, wrong in enumerate((10, 14))]
+    rows += [row_of(tables, wrong, "finetune", seed) for seed, wrong in enumerate((30, 34))]
+    task = summed(tables, rows)
+    assert len(tables.targets()) == 48
+    assert task.lead is not None
+    assert task.lead.mean.mean == pytest.approx(40 / 48)
+    kd = task.students[2, "kd"]
+    assert kd.mean.mean == pytest.approx(36 / 48)
+    assert kd.mean.low < 34 / 48 < 38 / 48 < kd.mean.high
+    kept = task.kept(2, "kd")
+    assert kept is not None
+    assert kept.mean == pytest.approx(36 / 40)
+    # The same dev rows are hard for teacher and student: their share varies less than each of them.
+    assert kept.high - kept.low < (kd.mean.high - kd.mean.low) / (40 / 48)
+    against = contest([task], 2, "kd", "finetune")
+    assert against is not None
+    assert against.seeds == (0, 1)
+    assert against.result.difference.mean == pytest.approx(20 / 48)
+    assert verdict(against.result.difference) == "better"
+    back = contest([task], 2, "finetune", "kd")
+    assert back is not None
+    assert verdict(back.result.difference) == "worse"
+    assert contest([task], 2, "kd", "best") is None
+    assert len(task.missing) == len(ORDER) - 4
+
+
+def test_a_difference_over_tasks_takes_the_seeds_that_all_have(tables: Tables) -> None:
+    first = summed(
+        tables, [row_of(tables, 8), *(row_of(tables, 10, name, s) for name in ("kd", "best") for s in (0, 1))]
+    )
+    second = summed(tables, [row_of(tables, 8), row_of(tables, 16, "kd"), row_of(tables, 10, "best")])
+    both = contest([first, second], 2, "best", "kd")
+    assert both is not None
+    assert both.seeds == (0,)
+    assert both.result.difference.mean == pytest.approx(3 / 48)
+    none = summed(tables, [row_of(tables, 8), row_of(tables, 16, "kd")])
+    assert contest([first, none], 2, "best", "kd") is None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"), [((10,), "open"), ((10, 10), "held"), ((8, 12), "held"), ((10, 12), "missed"), ((), "open")]
+)
+def test_targets_are_of_the_mean_over_all_seeds(tables: Tables, wrong: tuple[int, ...], expected: str) -> None:
+    # The teacher has 40 of 48, the target is 38 of 40.
+    task = summed(tables, [row_of(tables, 8), *(row_of(tables, n, "best", seed) for seed, n in enumerate(wrong))])
+    assert target_verdict(task, 2) == expected
+
+
+def test_a_teacher_no_better_than_the_commonest_label_is_named(tables: Tables) -> None:
+    good, weak = summed(tables, [row_of(tables, 8)]), summed(tables, [row_of(tables, 30)])
+    assert good.commonest == pytest.approx(16 / 48)
+    assert not any("Weak teachers" in line for line in conclusions([good]))
+    assert any("those of messages are not told apart" in line for line in conclusions([weak]))
+
+
+@pytest.mark.parametrize(
+    ("interval", "expected"),
+    [(Interval(1, 0.1, 2), "better"), (Interval(1, 0, 2), "undecided"), (Interval(-1, -2, -0.1), "worse")],
+)
+def test_verdicts(interval: Interval, expected: str) -> None:
+    assert verdict(interval) == expected
+
+
+def test_foreign_rows_are_refused(tables: Tables) -> None:
+    lead = row_of(tables, 8)
+    with pytest.raises(InputError, match="of the teacher bbbbbbbbbbbb…"):
+        summed(tables, [lead, replace(row_of(tables, 9, "kd"), teacher="b" * 64)])
+    data = {**lead.data, "train": {"sha256": "0", "rows": 1}}
+    with pytest.raises(InputError, match="another train table"):
+        summed(tables, [lead, replace(row_of(tables, 9, "kd"), data=data)])
+    with pytest.raises(InputError, match="not their teacher's row"):
+        summed(tables, [row_of(tables, 9, "kd")])
+
+
+def test_the_last_row_of_a_cell_counts_and_earlier_settings_do_not(tables: Tables) -> None:
+    early = replace(row_of(tables, 40, "best"), settings={**row_of(tables, 40, "best").settings, "hidden_weight": 3.0})
+    task = summed(tables, [row_of(tables, 8), row_of(tables, 20, "kd"), row_of(tables, 10, "kd"), early])
+    assert task.students[2, "kd"].mean.mean == pytest.approx(38 / 48)
+    assert (2, "best") not in task.students
+    assert task.outdated == 1
+    failed = replace(row_of(tables, 0, "kd", 1), failed="the loss is nan", dev=None, answers="")
+    task = summed(tables, [row_of(tables, 8), row_of(tables, 10, "kd"), failed])
+    assert list(task.students[2, "kd"].values) == [0]
+    assert [cell.seed for cell in task.failed] == [1]
+
+
+def test_the_report_says_what_is_there_and_what_is_missing(tables: Tables) -> None:
+    empty = [summarise(plan, [], [], lambda: tables) for plan in TASKS.values()]
+    rows = [row_of(tables, 8), replace(row_of(tables, 9), settings={**vars(PLAN.training), "epochs": 9})]
+    rows += [row_of(tables, wrong, method, 0) for method, wrong in (("kd", 10), ("finetune", 34), ("best", 9))]
+    text = report([summed(tables, rows), *empty])
+    assert "3 of 10 cells are there, and 0 of 6 of the controls" in text
+    assert "| messages | accuracy | 0.8333 (" in text
+    assert "9 epochs, 0.005, batch 32: 0.7500" in text
+    assert "6 epochs, 5e-05, batch 32: not run yet" in text
+    assert "kd against finetune is better on messages (+50.0 points" in text
+    assert "**PKD-Skip ≥ KD ≥ fine-tuning, 3 layers**: no cells yet." in text
+    assert "| messages | 2 | 95.0 % | 97.5 % (" in text
+    assert "1 of 2 | open |" in text
+    assert "| messages | 2 | 1 | 1 | 0–1 | 0–1 | 1 | 0–1 | 0–1 | 0–1 |" in text
+    assert "Nothing can be said of SICK-NLI, CoLA" in text
+    # Tables are whole: every line of one has as many columns.
+    for block in text.split("\n\n"):
+        widths = {line.count("|") for line in block.splitlines() if line.startswith("|")}
+        assert len(widths) <= 1, block
+
+
+def test_the_papers_shares_are_those_of_its_table() -> None:
+    # Sun et al. 2019, table 1: PKD-Skip of 6 layers and its teacher of 12, on GLUE's test rows.
+    table = {"SST-2": (92.0, 94.3), "MRPC": (79.9, 85.2), "RTE": (65.5, 69.1)}
+    assert {
+        name: pytest.approx(student / teacher, abs=3e-3) for name, (student, teacher) in table.items()
+    } == PAPER_KEPT
+
+
+def test_the_command_writes_the_report(
+    tmp_path: Path, data: Path, tables: Tables, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "TASKS", {**TASKS, PLAN_OF_TWO.name: PLAN_OF_TWO})
+    monkeypatch.setattr(command, "DEPTHS", (2,))
+    results, output = tmp_path / "results", tmp_path / "study.md"
+    for row in (row_of(tables, 8), row_of(tables, 10, "kd")):
+        add_row(results, row)
+    arguments = ["report", "--data", data, "--results", results, "--output", output]
+    monkeypatch.setattr(sys, "argv", [str(argument) for argument in arguments])
+    command.main()
+    assert "| messages | 0.833 |" in output.read_text()
+    assert str(output) in capsys.readouterr().out
+    (results / "messages.jsonl").write_text("{}\n")
+    with pytest.raises(SystemExit) as end:
+        command.main()
+    assert end.value.code == 2
+    assert "messages.jsonl, line 1: damaged" in capsys.readouterr().err
