@@ -201,7 +201,7 @@ class TextEncoder:
         """What the library would give, where each word's pieces are all that it takes; None otherwise."""
         if self._words is None:
             return None
-        before, behind = self._words.frame.before, self._words.frame.behind
+        before, behind = self._words.template.before, self._words.template.behind
         if isinstance(text, tuple):
             first, second = self._words.ids(text[0]), self._words.ids(text[1])
             if first is None or second is None:

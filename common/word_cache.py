@@ -24,7 +24,7 @@ _LONGEST_WORD = 40
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class Template:
     """The special tokens around one text: `before + ids + behind`, all of type 0; with a second text, of type 1, its
     `ids + behind` follow."""
 
@@ -36,11 +36,11 @@ class WordCache:
     """The pieces of a tokenizer's words.
 
     Attributes:
-        frame: what the tokenizer puts around a text.
+        template: what the tokenizer puts around a text.
     """
 
-    def __init__(self, tokenizer: Tokenizer, frame: Frame, *, lowercase: bool, added: tuple[str, ...]):
-        self.frame = frame
+    def __init__(self, tokenizer: Tokenizer, template: Template, *, lowercase: bool, added: tuple[str, ...]):
+        self.template = template
         self._tokenizer = tokenizer
         self._lowercase = lowercase
         self._added = added
@@ -59,9 +59,9 @@ class WordCache:
             or any(token["normalized"] or token["single_word"] or token["lstrip"] or token["rstrip"] for token in added)
         ):
             return None
-        frame = _frame(tokenizer)
+        template = _template(tokenizer)
         contents = tuple(token["content"] for token in added)
-        return None if frame is None else cls(tokenizer, frame, lowercase=normalizer["lowercase"], added=contents)
+        return None if template is None else cls(tokenizer, template, lowercase=normalizer["lowercase"], added=contents)
 
     def ids(self, text: str) -> list[int] | None:
         """The ids of all the text's pieces, without special tokens; None where only the library itself can tell."""
@@ -93,21 +93,21 @@ class WordCache:
         return ids
 
 
-def _frame(tokenizer: Tokenizer) -> Frame | None:
+def _template(tokenizer: Tokenizer) -> Template | None:
     """What the tokenizer puts around texts, if it is of BERT's shape."""
     one, empty = tokenizer.encode("a"), tokenizer.encode("")
     word = tokenizer.encode("a", add_special_tokens=False).ids
     if not word or word[0] not in one.ids:
         return None
     start = one.ids.index(word[0])
-    frame = Frame(one.ids[:start], one.ids[start + len(word) :])
+    template = Template(one.ids[:start], one.ids[start + len(word) :])
     pair = tokenizer.encode("a", "a")
-    second = word + frame.behind
+    second = word + template.behind
     holds = (
-        empty.ids == frame.before + frame.behind
-        and one.ids == frame.before + second
+        empty.ids == template.before + template.behind
+        and one.ids == template.before + second
         and not any(one.type_ids)
         and pair.ids == one.ids + second
         and pair.type_ids == [0] * len(one.ids) + [1] * len(second)
     )
-    return frame if holds else None
+    return template if holds else None

@@ -8,7 +8,7 @@ from typing import Any
 
 from common.errors import InputError
 from common.examples import BY_USUAL_NAMES, Columns, read_examples
-from common.files import check_output, staged_directory
+from common.files import check_output
 from common.labels import Task, activate
 from common.metrics import choose_metric, evaluate
 from common.progress import say
@@ -19,10 +19,11 @@ from distill.checkpoint import sole_run
 from distill.compatibility import check_labels, check_tokenizers
 from distill.layer_map import initial_layers, patience_layers
 from distill.live_teacher import LiveTeacher
-from distill.models import load_classifier, load_config, load_tokenizer, make_encoder, save_model
+from distill.models import load_classifier, load_config, load_tokenizer, make_encoder
 from distill.objective import DistillationObjective
-from distill.processes import launched, one_voice
+from distill.processes import one_voice
 from distill.record import TrainingRecord, read_record
+from distill.result import write_result
 from distill.settings import DistillationSettings
 from distill.sources import Source, find_model
 from distill.students import make_student
@@ -132,11 +133,7 @@ def distill(
         objective = DistillationObjective(student, task, settings, answers, labelled, live)
         fit(student, data, settings.training, record, objective, checkpoint)
         record.wall_time_s = round(record.wall_time_s + time.monotonic() - started, 3)
-        if launched().is_first:
-            with staged_directory(output, overwrite=overwrite, work=checkpoint.path.parent) as staging:
-                save_model(student, tokenizer, staging, encoder.max_length)
-                record.write(staging)
-        launched().wait()
+        write_result(output, student, tokenizer, encoder.max_length, record, checkpoint, overwrite=overwrite)
     return record
 
 

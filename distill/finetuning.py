@@ -10,15 +10,16 @@ from torch import Tensor
 
 from common.errors import InputError
 from common.examples import BY_USUAL_NAMES, Columns, find_task, read_examples
-from common.files import check_output, staged_directory
+from common.files import check_output
 from common.labels import Task
 from common.metrics import choose_metric
 from common.progress import say
 from distill.checkpoint import sole_run
 from distill.losses import hard_loss
-from distill.models import load_config, load_pretrained, load_tokenizer, make_encoder, save_model, set_task
-from distill.processes import WHOLE, Share, launched, one_voice
+from distill.models import load_config, load_pretrained, load_tokenizer, make_encoder, set_task
+from distill.processes import WHOLE, Share, one_voice
 from distill.record import TrainingRecord, read_record
+from distill.result import write_result
 from distill.settings import TrainingSettings
 from distill.sources import find_model
 from distill.training import Objective, fit, make_repeatable, tokenize
@@ -107,11 +108,7 @@ def finetune(
     with sole_run(output, overwrite=overwrite) as checkpoint:
         fit(teacher, data, settings, record, HardLabels(task.problem_type), checkpoint)
         record.wall_time_s = round(record.wall_time_s + time.monotonic() - started, 3)
-        if launched().is_first:
-            with staged_directory(output, overwrite=overwrite, work=checkpoint.path.parent) as staging:
-                save_model(teacher, tokenizer, staging, encoder.max_length)
-                record.write(staging)
-        launched().wait()
+        write_result(output, teacher, tokenizer, encoder.max_length, record, checkpoint, overwrite=overwrite)
     return record
 
 

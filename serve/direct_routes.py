@@ -24,6 +24,8 @@ from serve.responses import error_response
 _LOG = logging.getLogger("understudy.serve")
 
 Endpoint = Callable[[Request], Awaitable[Response]]
+# In a request's scope.
+_ENDPOINT = "understudy.endpoint"
 
 
 class DirectRoutes:
@@ -49,31 +51,34 @@ class DirectRoutes:
             await self._app(scope, receive, send)
 
     def takes(self, scope: Scope) -> bool:
-        """Whether the request is one to classify."""
-        return scope["method"] == "POST" and _find(scope["path"]) is not None
+        """Whether the request is one to classify; its scope then says by which route."""
+        found = _find(scope["path"]) if scope["method"] == "POST" else None
+        if found is None:
+            return False
+        scope[_ENDPOINT], scope["route"] = found
+        return True
 
     def refusal(self, scope: Scope) -> Response | None:
-        """What to answer at once where there is no room, or where the caller may not pass; logged and counted."""
+        """What to answer at once to a request that it takes and there is no room for, logged and counted."""
+        try:
+            self._application.state.service.scheduler.check_room()
+            return None
+        except UnderstudyError as error:
+            refused = error
+        entry = self._log.begin(scope)
         try:
             self._access.check(scope)
-            self._application.state.service.scheduler.check_room()
         except UnderstudyError as error:
-            found = _find(scope["path"])
-            assert found is not None
-            scope["route"] = found[1]
-            return self._log.ended(self._log.begin(scope), scope, error_response(error, scope["path"]))
-        return None
+            refused = error
+        return self._log.ended(entry, scope, error_response(refused, scope["path"]))
 
     async def answer(self, scope: Scope, receive: Receive) -> Response:
         """The answer to a request that it takes, logged and counted."""
-        found = _find(scope["path"])
-        assert found is not None
-        endpoint, scope["route"] = found
         scope["app"] = self._application
         entry = self._log.begin(scope)
         try:
             self._access.check(scope)
-            response = await endpoint(Request(scope, receive))
+            response = await scope[_ENDPOINT](Request(scope, receive))
         except UnderstudyError as error:
             response = error_response(error, scope["path"])
         except asyncio.CancelledError:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from common.errors import InputError
 from common.examples import Columns
 
 TextColumn = Annotated[str | None, typer.Option(help="Column of the (first) text; found by its usual names otherwise.")]
@@ -33,6 +34,28 @@ Metric = Annotated[
     str | None,
     typer.Option(help="Dev metric: accuracy, macro-f1, f1, f1-accuracy, matthews, micro-f1, pearson-spearman, mse, …"),
 ]
+Unlabelled = Annotated[
+    str | None,
+    typer.Option(help="One more table, of texts that the teacher labels, such as those that a server has seen."),
+]
+Cache = Annotated[
+    Path | None,
+    typer.Option(help="Where the teacher's answers are kept for further runs; your cache directory otherwise."),
+]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Keep the teacher's answers in memory alone.")]
+
+
+def cache_directory(cache: Path | None, no_cache: bool) -> Path | None:
+    """The two flags as one value: where the teacher's answers are kept, None for nowhere.
+
+    Raises:
+        InputError: both are given.
+    """
+    from distill.teacher_cache import default_cache
+
+    if cache is not None and no_cache:
+        raise InputError("--cache and --no-cache exclude each other")
+    return None if no_cache else cache or default_cache()
 
 
 def columns(text: str | None, pair: str | None, label: str | None) -> Columns:

@@ -7,8 +7,18 @@ from typing import Annotated
 
 import typer
 
-from common.errors import InputError
-from understudy.options import Dev, LabelColumn, PairColumn, TextColumn, Train, columns
+from understudy.options import (
+    Cache,
+    Dev,
+    LabelColumn,
+    NoCache,
+    PairColumn,
+    TextColumn,
+    Train,
+    Unlabelled,
+    cache_directory,
+    columns,
+)
 
 
 def sweep(
@@ -22,9 +32,7 @@ def sweep(
         Path,
         typer.Option("--output", "-o", help="Directory of the results; the same again goes on where a sweep ended."),
     ],
-    unlabelled: Annotated[
-        str | None, typer.Option(help="One more table, of texts that the teacher labels, for every run.")
-    ] = None,
+    unlabelled: Unlabelled = None,
     holdout: Annotated[
         float | None,
         typer.Option(
@@ -39,18 +47,12 @@ def sweep(
     text_column: TextColumn = None,
     pair_column: PairColumn = None,
     label_column: LabelColumn = None,
-    cache: Annotated[
-        Path | None,
-        typer.Option(help="Where the teacher's answers are kept for further runs; your cache directory otherwise."),
-    ] = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep the teacher's answers in memory alone.")] = False,
+    cache: Cache = None,
+    no_cache: NoCache = False,
 ) -> None:
     """Train students with many settings, and tell which of them are worth it."""
     from distill.sweep.sweep import sweep as run
-    from distill.teacher_cache import default_cache
 
-    if cache is not None and no_cache:
-        raise InputError("--cache and --no-cache exclude each other")
     run(
         space,
         teacher,
@@ -61,6 +63,6 @@ def sweep(
         unlabelled=unlabelled,
         holdout=holdout,
         compare=compare,
-        cache=None if no_cache else cache or default_cache(),
+        cache=cache_directory(cache, no_cache),
         keep_students=keep_students,
     )

@@ -7,20 +7,23 @@ from typing import Annotated, Any
 
 import typer
 
-from common.errors import InputError
 from common.metrics import LOWER_IS_BETTER
 from common.progress import say
 from understudy.options import (
+    Cache,
     Dev,
     Device,
     LabelColumn,
     Metric,
+    NoCache,
     Output,
     Overwrite,
     PairColumn,
     Seed,
     TextColumn,
     Train,
+    Unlabelled,
+    cache_directory,
     columns,
 )
 
@@ -95,10 +98,7 @@ def distill(
     train: Train,
     dev: Dev,
     output: Output,
-    unlabelled: Annotated[
-        str | None,
-        typer.Option(help="One more table, of texts that the teacher labels, such as those that a server has seen."),
-    ] = None,
+    unlabelled: Unlabelled = None,
     method: Annotated[
         str,
         typer.Option(help="finetune, kd, pkd-skip, pkd-last, or best; it decides what is left open below."),
@@ -139,21 +139,15 @@ def distill(
     text_column: TextColumn = None,
     pair_column: PairColumn = None,
     label_column: LabelColumn = None,
-    cache: Annotated[
-        Path | None,
-        typer.Option(help="Where the teacher's answers are kept for further runs; your cache directory otherwise."),
-    ] = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep the teacher's answers in memory alone.")] = False,
+    cache: Cache = None,
+    no_cache: NoCache = False,
     overwrite: Overwrite = False,
     seed: Seed = 0,
 ) -> None:
     """Train a student of fewer layers from a teacher (Patient Knowledge Distillation)."""
     from distill.distillation import distill as run
     from distill.settings import DistillationSettings
-    from distill.teacher_cache import default_cache
 
-    if cache is not None and no_cache:
-        raise InputError("--cache and --no-cache exclude each other")
     given = {
         "layers": layers,
         "method": method,
@@ -187,7 +181,7 @@ def distill(
         settings,
         columns(text_column, pair_column, label_column),
         unlabelled=unlabelled,
-        cache=None if no_cache else cache or default_cache(),
+        cache=cache_directory(cache, no_cache),
         overwrite=overwrite,
     )
     _say_result(record, output)

@@ -162,14 +162,14 @@ def _other(change: str) -> Tokenizer:
             tokenizer.normalizer = BertNormalizer(clean_text=False)
         case "added word":
             tokenizer.add_tokens([AddedToken("covid", normalized=True)])
-        case "frame":
+        case "template":
             tokenizer.post_processor = TemplateProcessing(
                 single="$A [SEP]", pair="$A [SEP] $B", special_tokens=[("[SEP]", 3)]
             )
     return tokenizer
 
 
-@pytest.mark.parametrize("change", ["normalizer", "uncleaned", "added word", "frame"])
+@pytest.mark.parametrize("change", ["normalizer", "uncleaned", "added word", "template"])
 def test_other_rules_are_the_librarys(change: str) -> None:
     assert WordCache.of(_other(change)) is None
 

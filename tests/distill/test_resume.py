@@ -19,7 +19,7 @@ from common import files
 from common.errors import InputError, WorkFailedError
 from common.locks import held_directory
 from distill import checkpoint as checkpoint_module
-from distill import finetuning
+from distill import result
 from distill.checkpoint import Checkpoint
 from distill.distillation import distill
 from distill.finetuning import finetune
@@ -146,7 +146,7 @@ def _write_and_die(*given: Any) -> None:
         (directory / "config.json").write_text("{}")
         os.kill(os.getpid(), signal.SIGKILL)
 
-    finetuning.save_model = deadly_save
+    result.save_model = deadly_save
     _run(*given)
 
 

@@ -1,0 +1,40 @@
+"""What a training run ends with: the model and its record, which appear together and whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from common.files import staged_directory
+from distill.checkpoint import Checkpoint
+from distill.models import save_model
+from distill.processes import launched
+from distill.record import TrainingRecord
+
+
+def write_result(
+    output: Path,
+    model: PreTrainedModel,
+    tokenizer: Any,
+    max_length: int,
+    record: TrainingRecord,
+    checkpoint: Checkpoint,
+    *,
+    overwrite: bool,
+) -> None:
+    """Writes `output` in the Hub's layout with `distillation.json`; of several processes the first does.
+
+    Args:
+        max_length: tokens a text, which the tokenizer is to know.
+        checkpoint: of the run, in whose directory the result is put together: a kill leaves nothing elsewhere.
+
+    Raises:
+        InputError: `output` may not be replaced.
+    """
+    if launched().is_first:
+        with staged_directory(output, overwrite=overwrite, work=checkpoint.path.parent) as staging:
+            save_model(model, tokenizer, staging, max_length)
+            record.write(staging)
+    launched().wait()
