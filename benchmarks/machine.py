@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 from importlib.metadata import version
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
-from common.machine import usable_cores
+from common.machine import cpu_model, usable_cores
 
 
 def describe_machine() -> dict[str, Any]:
@@ -29,16 +27,3 @@ def describe_machine() -> dict[str, Any]:
         "tokenizers": version("tokenizers"),
         "torch": version("torch") if find_spec("torch") else None,
     }
-
-
-def cpu_model() -> str:
-    """The processor's name; its architecture where the system gives no name."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    if platform.system() == "Darwin":
-        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    return platform.processor() or platform.machine()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from pathlib import Path
 
 
@@ -25,3 +26,16 @@ def integer_products_saturate() -> bool:
     lines = info.read_text().splitlines() if info.is_file() else []
     flags = next((line for line in lines if line.startswith("flags")), "")
     return not {"avx512_vnni", "avx_vnni"} & set(flags.split())
+
+
+def cpu_model() -> str:
+    """The processor's name; its architecture where the system gives no name."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    if platform.system() == "Darwin":
+        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return platform.processor() or platform.machine()

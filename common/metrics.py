@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,25 @@ class Tally:
             chosen = self._task.holds(scores)
             rows = zip((targets > 0).tolist(), chosen.tolist(), strict=True)
             self._counts.update((tuple(target), tuple(answer)) for target, answer in rows)
+
+    def state(self) -> list[Any]:
+        """What was counted, as JSON can hold it."""
+        if self._task.problem_type == REGRESSION:
+            return np.concatenate(self._numbers, axis=1).tolist() if self._numbers else []
+        return [[target, answer, count] for (target, answer), count in self._counts.items()]
+
+    def merge(self, state: Sequence[Any]) -> None:
+        """Adds what another tally of the same task has counted, by its `state`."""
+        if not state:
+            return
+        if self._task.problem_type == REGRESSION:
+            self._numbers.append(np.asarray(state, np.float32))
+            self.rows += len(state[0])
+            return
+        for target, answer, count in state:
+            key = (tuple(target), tuple(answer)) if isinstance(target, (list, tuple)) else (target, answer)
+            self._counts[key] += count
+            self.rows += count
 
     def metrics(self) -> dict[str, float]:
         """Every metric that fits the task, over the rows counted so far (at least one)."""

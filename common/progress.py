@@ -28,7 +28,8 @@ class _Rate(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:,.0f} {task.fields['unit']}/s", style="cyan")
+        unit = task.fields["unit"]
+        return Text("" if speed is None or not unit else f"{speed:,.0f} {unit}/s", style="cyan")
 
 
 def say(message: str) -> None:
@@ -57,7 +58,8 @@ def told_to(listener: Callable[[str], None]) -> Iterator[None]:
 def progress(description: str, total: float | None, unit: str) -> Iterator[Advance]:
     """Yields `advance(amount, note="", completed=None, total=None)`; the bar appears after two seconds, if at all.
 
-    `completed` and `total` set the position outright, for work whose size shows only on the way.
+    An empty `unit` shows no rate. `completed` and `total` set the position outright, for work whose size shows only on
+    the way.
     """
     listener = _listener.get()
     bar = Progress(

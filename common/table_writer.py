@@ -1,115 +1,192 @@
-"""Rows with added columns into a table of any of the formats, chunk by chunk."""
+"""Tables written in parts: each part is made by itself, and a file is its parts one behind the other."""
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
 
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.errors import InputError, shown
-from common.tables import Chunk, table_format
+from common.tables import Chunk
+
+# In formats of record batches, where a file's rows lie in groups: of so many rows or bytes, whichever comes first.
+GROUP_ROWS = 131_072
+GROUP_BYTES = 64 * 1024 * 1024
+
+_BATCHED = ("parquet", "arrow")
 
 
+@dataclass(frozen=True)
+class AddedColumn:
+    """A column behind the input's; `kind` is its type where the format has types."""
+
+    name: str
+    kind: pa.DataType
+
+
+@dataclass(frozen=True)
 class TableWriter:
-    """Writes the input's columns in their order, and the added ones behind them.
+    """The input's columns in their order, and the added ones behind them, in one format.
+
+    What a part's bytes are depends on its rows alone.
 
     Args:
-        path: the file; its ending says the format unless `format` does.
-        added: name and Parquet type of each added column.
+        columns: the input's.
+        added: the columns behind them.
+        format: one of `common.tables.FORMATS`' values.
+        compression: 'gzip' or 'zstd', of text formats; the others compress their columns themselves.
+        schema: the types of the input's columns, where it has types.
+        metadata: kept with the added columns, where the format has a place for it.
 
     Raises:
-        InputError: the input has a column of an added name, or a value that the format cannot hold (a tab or line
-            break in TSV; outside JSON Lines, a column that the first row did not have).
+        InputError: the input has a column of an added name.
     """
 
-    def __init__(self, path: Path, added: Sequence[tuple[str, pa.DataType]], format: str | None = None):
-        self.path = path
-        self.format = format or table_format(path)
-        self.added = added
-        self._columns: list[str] = []
-        self._file: Any = None
+    columns: tuple[str, ...]
+    added: tuple[AddedColumn, ...]
+    format: str
+    compression: str | None = None
+    schema: pa.Schema | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
-    def __enter__(self) -> TableWriter:
-        return self
+    def __post_init__(self) -> None:
+        self._refuse_clash(self.columns, "the input")
 
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
+    @property
+    def takes_batches(self) -> bool:
+        """Whether columns of record batches pass through as they are."""
+        return self.format in _BATCHED
 
-    def open(self, columns: Sequence[str], schema: pa.Schema | None) -> None:
-        """Fixes the input's columns and, where they come from Parquet, their types."""
-        names = [name for name, _ in self.added]
-        self._refuse_clash(columns, "the input")
-        self._columns = list(columns)
-        if self.format == "parquet":
-            kept = schema or pa.schema([pa.field(name, pa.string()) for name in self._columns])
-            metadata = None if schema is None else schema.metadata
-            self._schema = pa.schema([*kept, *(pa.field(name, kind) for name, kind in self.added)], metadata)
-            self._file = pq.ParquetWriter(self.path, self._schema)
-        else:
-            self._file = self.path.open("w", encoding="utf-8", newline="")
-            if self.format != "jsonl":
-                self._put_fields([*self._columns, *names], 1)
+    def part(self, chunk: Chunk, added: Mapping[str, Sequence[Any]]) -> bytes:
+        """The chunk's rows with the added columns' values.
 
-    def write(self, chunk: Chunk, added: dict[str, list[Any]]) -> None:
-        """Appends the chunk's rows with the added columns' values."""
+        Raises:
+            InputError: a value that the format cannot hold (a tab or line break in TSV; outside JSON Lines, a column
+                that the first row did not have).
+        """
         if chunk.batch is None:
             for number, row in zip(chunk.numbers, chunk.rows, strict=True):
                 self._check_columns(row, f"line {number}")
-        if self.format == "parquet":
-            self._write_parquet(chunk, added)
-            return
+        if self.takes_batches:
+            return self._batch_part(chunk, added)
+        lines = []
         for index, (number, row) in enumerate(zip(chunk.numbers, chunk.rows, strict=True)):
-            new = {name: added[name][index] for name, _ in self.added}
+            new = {column.name: added[column.name][index] for column in self.added}
             if self.format == "jsonl":
-                self._file.write(json_text({**row, **new}, f"row {number}") + "\n")
+                lines.append(json_text({**row, **new}, f"row {number}") + "\n")
             else:
-                self._put_fields([*(row.get(name) for name in self._columns), *new.values()], number)
+                lines.append(self._line([*(row.get(name) for name in self.columns), *new.values()], number))
+        return self._packed("".join(lines))
 
-    def _check_columns(self, row: dict[str, Any], place: str) -> None:
-        if row.keys() == set(self._columns):
-            return
-        self._refuse_clash(list(row), place)
-        unknown = [name for name in row if name not in self._columns]
-        if unknown and self.format != "jsonl":
-            raise InputError(
-                f"{place} has a column '{shown(unknown[0])}' that the first row has not: write JSON Lines instead"
-            )
-
-    def _refuse_clash(self, columns: Sequence[str], where: str) -> None:
-        clash = next((name for name, _ in self.added if name in columns), None)
-        if clash is not None:
-            raise InputError(f"{where} has a column '{clash}' already: choose other names with --prefix")
-
-    def _put_fields(self, values: Sequence[Any], number: int) -> None:
-        fields = [_as_text(value, f"row {number}") for value in values]
-        if self.format == "csv":
-            line = ",".join(map(_quoted, fields))
-            # A blank line would be no row at all.
-            self._file.write((line or '""') + "\n")
-            return
-        if any("\t" in field or "\n" in field for field in fields) or fields[-1].endswith("\r"):
-            raise InputError(f"row {number} holds a tab or a line break, which TSV cannot hold: write CSV instead")
-        self._file.write("\t".join(fields) + "\n")
-
-    def _write_parquet(self, chunk: Chunk, added: dict[str, list[Any]]) -> None:
-        if chunk.batch is not None:
-            kept = list(chunk.batch.columns)
+    def join(self, parts: Iterable[bytes], file: BinaryIO) -> None:
+        """Writes a whole file of parts that `part` made."""
+        if self.format == "parquet":
+            with pq.ParquetWriter(file, self.batch_schema) as writer:
+                for group in self._groups(parts):
+                    writer.write_table(group, row_group_size=GROUP_ROWS)
+        elif self.format == "arrow":
+            with pa.ipc.new_file(file, self.batch_schema, options=_IPC_OPTIONS) as writer:
+                for group in self._groups(parts):
+                    writer.write_table(group.combine_chunks())
         else:
-            kept = [pa.array(self._strings(chunk, name), pa.string()) for name in self._columns]
-        new = [pa.array(added[name], kind) for name, kind in self.added]
-        self._file.write_batch(pa.RecordBatch.from_arrays([*kept, *new], schema=self._schema))
+            if self.format != "jsonl":
+                names = [*self.columns, *(column.name for column in self.added)]
+                file.write(self._packed(self._line(names, 1)))
+            for part in parts:
+                file.write(part)
+
+    @property
+    def batch_schema(self) -> pa.Schema:
+        """Of a file of record batches."""
+        own = {key.encode(): value.encode() for key, value in self.metadata.items()}
+        kept = self.schema or pa.schema([pa.field(name, pa.string()) for name in self.columns])
+        if self.format == "arrow":
+            kept = pa.schema([_without_dictionary(column) for column in kept], kept.metadata)
+        new = [pa.field(column.name, column.kind, metadata=own or None) for column in self.added]
+        return pa.schema([*kept, *new], {**(kept.metadata or {}), **own})
+
+    def _groups(self, parts: Iterable[bytes]) -> Iterable[pa.Table]:
+        waiting: list[pa.Table] = []
+        rows = size = 0
+        for part in parts:
+            with pa.ipc.open_stream(part) as reader:
+                table = reader.read_all()
+            if waiting and (rows + table.num_rows > GROUP_ROWS or size + table.nbytes > GROUP_BYTES):
+                yield pa.concat_tables(waiting)
+                waiting, rows, size = [], 0, 0
+            waiting.append(table)
+            rows, size = rows + table.num_rows, size + table.nbytes
+        if waiting:
+            yield pa.concat_tables(waiting)
+
+    def _batch_part(self, chunk: Chunk, added: Mapping[str, Sequence[Any]]) -> bytes:
+        if chunk.batch is not None:
+            kept = [
+                column.cast(kind) if column.type != kind else column
+                for column, kind in zip(chunk.batch.columns, self.batch_schema.types, strict=False)
+            ]
+        else:
+            kept = [pa.array(self._strings(chunk, name), pa.string()) for name in self.columns]
+        new = [pa.array(added[column.name], column.kind) for column in self.added]
+        part = io.BytesIO()
+        with pa.ipc.new_stream(part, self.batch_schema, options=_IPC_OPTIONS) as writer:
+            writer.write_batch(pa.RecordBatch.from_arrays([*kept, *new], schema=self.batch_schema))
+        return part.getvalue()
 
     def _strings(self, chunk: Chunk, name: str) -> list[str | None]:
         return [
             None if row.get(name) is None else _as_text(row[name], f"row {number}")
             for number, row in zip(chunk.numbers, chunk.rows, strict=True)
         ]
+
+    def _check_columns(self, row: dict[str, Any], place: str) -> None:
+        if row.keys() == set(self.columns):
+            return
+        self._refuse_clash(list(row), place)
+        unknown = [name for name in row if name not in self.columns]
+        if unknown and self.format != "jsonl":
+            raise InputError(
+                f"{place} has a column '{shown(unknown[0])}' that the first row has not: write JSON Lines instead"
+            )
+
+    def _refuse_clash(self, columns: Sequence[str], where: str) -> None:
+        clash = next((column.name for column in self.added if column.name in columns), None)
+        if clash is not None:
+            raise InputError(f"{where} has a column '{clash}' already: choose other names with --prefix")
+
+    def _line(self, values: Sequence[Any], number: int) -> str:
+        fields = [_as_text(value, f"row {number}") for value in values]
+        if self.format == "csv":
+            # A blank line would be no row at all.
+            return (",".join(map(_quoted, fields)) or '""') + "\n"
+        if any("\t" in field or "\n" in field for field in fields) or fields[-1].endswith("\r"):
+            raise InputError(f"row {number} holds a tab or a line break, which TSV cannot hold: write CSV instead")
+        return "\t".join(fields) + "\n"
+
+    def _packed(self, text: str) -> bytes:
+        data = text.encode()
+        match self.compression:
+            case "gzip":
+                # Members and frames one behind the other are one file to every reader; a time would differ each run.
+                return gzip.compress(data, compresslevel=6, mtime=0)
+            case "zstd":
+                return bytes(pa.compress(data, codec="zstd", asbytes=True))
+        return data
+
+
+def _without_dictionary(column: pa.Field) -> pa.Field:
+    """An Arrow file holds one dictionary a column, and each part comes with its own."""
+    return column.with_type(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+
+
+_IPC_OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd")
 
 
 def json_text(value: Any, place: str) -> str:

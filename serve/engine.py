@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,11 +18,15 @@ from common.tokenization import Encoded, TextEncoder
 from export.bundle import Bundle
 from serve.codec import Codec, Prediction
 from serve.onnx_model import OnnxModel
+from serve.windows import Answer, classify_windows
 
 __all__ = ["ENGINES", "Engine", "Model", "Prediction"]
 
 # What runs a bundle's model: ONNX Runtime, or PyTorch with the project's own kernels.
 ENGINES = ("onnx", "torch")
+
+# Texts that `Engine.stream` reads ahead of each that it answers, at most twice: they are sorted by length.
+READ_AHEAD = 4096
 
 
 class Model(Protocol):
@@ -66,6 +71,7 @@ class Engine(Codec):
         device: str = "auto",
         threads: int = 0,
         lanes: int = 1,
+        steady: bool = False,
         limits: BatchLimits | None = None,
     ) -> Engine:
         """Verifies the bundle and opens its model.
@@ -78,6 +84,7 @@ class Engine(Codec):
                 on the CPU.
             threads: of the model on the CPU; 0 takes one a core.
             lanes: batches that may run at once, each from a thread of its own; the torch engine and CUDA have one.
+            steady: whether equal batches have equal bits, whatever runs beside them.
 
         Raises:
             InputError: the directory is no bundle, was changed, or its model cannot be opened; more threads or lanes
@@ -101,7 +108,7 @@ class Engine(Codec):
 
             model = TorchModel(bundle, encoder, threads, device)
         else:
-            model = OnnxModel(bundle, encoder, threads, device, lanes)
+            model = OnnxModel(bundle, encoder, threads, device, lanes, steady=steady)
         return cls(bundle, model, encoder, limits or BatchLimits())
 
     def run(self, batch: Sequence[Encoded]) -> list[Prediction]:
@@ -110,11 +117,15 @@ class Engine(Codec):
         Raises:
             WorkFailedError: an output is not a finite number.
         """
-        outcomes = self.predictions(batch, self.model.run(batch))
+        outcomes = self.outcomes(batch)
         for outcome in outcomes:
             if isinstance(outcome, WorkFailedError):
                 raise outcome
         return outcomes  # type: ignore[return-value]
+
+    def outcomes(self, batch: Sequence[Encoded]) -> list[Prediction | WorkFailedError]:
+        """As `run`, with its error in the place of an output that is not a finite number."""
+        return self.predictions(batch, self.model.run(batch))
 
     def run_sorted(self, encoded: Sequence[Encoded]) -> list[Prediction]:
         """Any number of texts, in batches of like length; the answers come in the order of the texts."""
@@ -122,6 +133,16 @@ class Engine(Codec):
         for rows in cut_batches([text.tokens for text in encoded], self.limits):
             answers.update(zip(rows, self.run([encoded[row] for row in rows]), strict=True))
         return [answers[row] for row in range(len(encoded))]
+
+    def stream(self, texts: Iterable[Any], *, truncate: bool = True) -> Iterator[Answer]:
+        """Answers to any number of texts, in their order, while they are read; a bad one has its error in its place.
+
+        Reads up to `READ_AHEAD` texts ahead, so that each batch is of texts of like length.
+        """
+        source = iter(texts)
+        windows = iter(lambda: list(islice(source, READ_AHEAD)), [])
+        for _, answers in classify_windows(self, ((None, window) for window in windows), truncate=truncate):
+            yield from answers
 
     def classify(self, texts: Sequence[Any], *, truncate: bool = True) -> list[Prediction | TextError]:
         """Predictions in the order of the texts; a text that cannot be classified has its error in its place."""

@@ -22,7 +22,8 @@ class OnnxModel:
     """An ONNX Runtime session over padded batches.
 
     Several lanes, that is batches at once, share a session whose every run keeps to one thread: nobody waits for a
-    partner at each operator. A text that runs alone has a session of its own with all threads.
+    partner at each operator. A text that runs alone has a session of its own with all threads, unless the model is
+    to be steady.
 
     Attributes:
         device: 'cpu' or 'cuda'.
@@ -32,8 +33,20 @@ class OnnxModel:
 
     engine = "onnx"
 
-    def __init__(self, bundle: Bundle, encoder: TextEncoder, threads: int, device: str, lanes: int = 1):
+    def __init__(
+        self,
+        bundle: Bundle,
+        encoder: TextEncoder,
+        threads: int,
+        device: str,
+        lanes: int = 1,
+        *,
+        steady: bool = False,
+    ):
         """
+        Args:
+            steady: as in `serve.engine.Engine.load`.
+
         Raises:
             InputError: the model cannot be opened, or would give wrong answers on this processor.
             WorkFailedError: CUDA is asked for and cannot be had.
@@ -48,12 +61,12 @@ class OnnxModel:
         self.padding_cost = _ATTENTION_SHARE if manifest.contents.get("packed") else 1.0
         self._inputs = manifest.inputs
         path, precision = bundle.model_path, manifest.precision
-        self._alone, self.device = open_session(path, device, threads, precision=precision)
+        each = max(1, (threads or usable_cores()) // lanes)
+        self._shared, self.device = open_session(path, device, each, precision=precision)
         self.lanes = lanes if self.device == "cpu" else 1
-        self._shared = self._alone
-        if self.lanes > 1:
-            each = max(1, (threads or usable_cores()) // lanes)
-            self._shared, _ = open_session(path, device, each, precision=precision)
+        self._alone = self._shared
+        if self.lanes > 1 and not steady:
+            self._alone, _ = open_session(path, device, threads, precision=precision)
         self._lock = threading.Lock()
         self._running = 0
 

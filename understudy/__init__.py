@@ -8,6 +8,7 @@ from typing import Any
 _HOMES = {
     "Engine": "serve.engine",
     "Prediction": "serve.engine",
+    "ScoreSettings": "serve.scoring.settings",
     "UnderstudyError": "common.errors",
     "bench": "benchmarks.bench",
     "distill": "distill.distillation",
@@ -16,7 +17,7 @@ _HOMES = {
     "fuse": "kernels.xlnet",
     "relative_attention": "kernels.relative_attention",
     "relative_attention_packed": "kernels.relative_attention_packed",
-    "score": "serve.score",
+    "score": "serve.scoring.score",
     "sweep": "distill.sweep.sweep",
     "unfuse": "kernels.xlnet",
 }

@@ -111,12 +111,41 @@ def serve(
 
 def score(
     bundle: Bundle,
-    input: Annotated[Path, typer.Argument(help="Table of texts: CSV, TSV, JSON Lines or Parquet.")],
-    output: Output,
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            help="Tables of texts: files, globs, directories; CSV, TSV, JSON Lines (each also .gz or .zst), Parquet, "
+            "Arrow; local, s3://… or gs://…; - is standard input, in JSON Lines."
+        ),
+    ],
+    output: Annotated[
+        str,
+        typer.Option("--output", "-o", help="The table written, local, s3://… or gs://…; its name says its format."),
+    ],
+    rows_per_file: Annotated[
+        int | None, typer.Option(min=1, help="Write a directory of files of at most so many rows each.")
+    ] = None,
+    format: Annotated[
+        str | None,
+        typer.Option(help="Of the files in that directory: csv, jsonl.gz, parquet, …; the input's otherwise."),
+    ] = None,
     scores: Annotated[bool, typer.Option("--scores", help="Add every label's score, as JSON.")] = False,
     prefix: Annotated[str, typer.Option(help="Put before the names of the added columns.")] = "",
-    metric: Annotated[str | None, typer.Option(help="Metric printed where a label column is there.")] = None,
-    engine: EngineName = "onnx",
+    metric: Annotated[str | None, typer.Option(help="Metric printed first where a label column is there.")] = None,
+    truncate: Annotated[
+        bool, typer.Option(help="Cut a text over the token limit, and report it; otherwise it is an error.")
+    ] = True,
+    max_errors: Annotated[
+        int | None, typer.Option(min=0, help="Rows without an answer after which the run stops, with exit code 1.")
+    ] = None,
+    progress: Annotated[str, typer.Option(help="bar, json (a line a second on standard error) or none.")] = "bar",
+    engine: Annotated[
+        str,
+        typer.Option(help="onnx; torch, for bundles exported --with-weights; or ray: the ONNX model on a Ray cluster."),
+    ] = "onnx",
+    address: Annotated[
+        str | None, typer.Option(help="The Ray cluster's address; otherwise the one that is there, or a local one.")
+    ] = None,
     device: Device = "auto",
     threads: Threads = 0,
     text_column: TextColumn = None,
@@ -125,23 +154,28 @@ def score(
     overwrite: Overwrite = False,
     seed: Seed = 0,
 ) -> None:
-    """Classify every row of a file."""
-    from serve.score import score as run
+    """Classify every row of tables of any size; a killed run goes on where it stopped."""
+    from serve.scoring.score import score as run
+    from serve.scoring.settings import ScoreSettings
 
     del seed  # nothing here is drawn at random
-    run(
-        bundle,
-        input,
-        output,
+    settings = ScoreSettings(
         columns=columns(text_column, pair_column, label_column),
         all_scores=scores,
         prefix=prefix,
         metric=metric,
+        truncate=truncate,
+        format=format,
+        rows_per_file=rows_per_file,
+        max_errors=max_errors,
         engine=engine,
         device=device,
         threads=threads,
+        address=address,
+        progress=progress,
         overwrite=overwrite,
     )
+    run(bundle, inputs, output, settings)
 
 
 def bench(

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.timing import time_call
-from benchmarks.machine import cpu_model
-from common.machine import usable_cores
+from common.machine import cpu_model, usable_cores
 
 _ROOT = Path(__file__).resolve().parents[2]
 _COPY_BYTES = 4 << 30  # far beyond any cache

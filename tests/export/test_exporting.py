@@ -20,7 +20,7 @@ from export.exporting import export
 from export.inspection import inspect
 from export.settings import ExportSettings
 from serve.engine import Engine, Prediction
-from serve.score import score
+from serve.scoring.score import score
 from tests.conftest import INTENTS, export_bundle, make_model, messages, write_tsv
 
 

@@ -138,7 +138,8 @@ def test_a_bundle_with_a_changed_byte_is_refused(bundle: Path, tmp_path: Path) -
 
 def test_serving_and_scoring_import_neither_torch_nor_transformers() -> None:
     code = (
-        "import sys; import serve.server, serve.score, understudy.serving_commands; from understudy import Engine;"
+        "import sys; import serve.server, serve.scoring.score, understudy.serving_commands;"
+        "from understudy import Engine;"
         "print([name for name in ('torch', 'transformers', 'onnx', 'datasets', 'sklearn') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -25,7 +25,8 @@ from export.exporting import export
 from export.settings import ExportSettings
 from kernels import packed_classifier
 from serve.engine import Engine, Prediction
-from serve.score import score
+from serve.scoring.score import score
+from serve.scoring.settings import ScoreSettings
 from tests.conftest import INTENTS, CommandResult, export_bundle, make_model, messages
 from tests.serve_process import ServerProcess
 
@@ -170,7 +171,7 @@ def test_score_writes_the_same_table(weights_bundle: Path, tmp_path: Path) -> No
     tables = []
     for name in ("onnx", "torch"):
         output = tmp_path / f"{name}.csv"
-        score(weights_bundle, Path(DEV), output, engine=name)
+        score(weights_bundle, DEV, output, ScoreSettings(engine=name))
         with output.open(newline="", encoding="utf-8") as file:
             tables.append(list(csv.DictReader(file)))
     onnx, torch = tables

@@ -161,7 +161,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "out.tsv")
 
-    monkeypatch.setattr("serve.score.TableWriter.write", full)
+    monkeypatch.setattr("serve.scoring.journal.Journal.keep", full)
     result = understudy("score", bundle, tmp_path / "in.tsv", "-o", tmp_path / "out.tsv")
     _one_line(result, 1, "the disk is full")
     assert [path.name for path in tmp_path.iterdir()] == ["in.tsv"]
@@ -215,7 +215,7 @@ def test_an_interrupt_says_so_and_leaves_nothing(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("serve.score.Engine.classify", interrupt)
+    monkeypatch.setattr("serve.scoring.shard_scorer.classify_windows", interrupt)
     result = understudy("score", bundle, tmp_path / "in.tsv", "-o", tmp_path / "out.tsv")
     _one_line(result, 1, "interrupted; nothing half-written is left")
     assert [path.name for path in tmp_path.iterdir()] == ["in.tsv"]

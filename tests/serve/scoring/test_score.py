@@ -15,9 +15,10 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from common.errors import InputError
 from demo.messages import DEV
-from serve import score as score_module
 from serve.engine import Engine, Prediction
-from serve.score import score
+from serve.scoring import run as run_module
+from serve.scoring.score import score
+from serve.scoring.settings import ScoreSettings
 from tests.conftest import INTENTS, messages
 
 TEXTS = [row["text"] for row in messages(DEV)[:30]]
@@ -57,7 +58,7 @@ def _plain(text: str) -> str:
 def test_every_format_into_every_other(
     source: str, target: str, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(score_module, "CHUNK_ROWS", 7)
+    monkeypatch.setattr(run_module, "SHARD_ROWS", 7)
     rows = [{"id": f"r{number}", "text": _plain(text)} for number, text in enumerate(TEXTS)]
     output = tmp_path / f"out{target}"
     score(bundle, _write(tmp_path / f"in{source}", rows), output)
@@ -112,7 +113,7 @@ def test_truncation_is_reported(bundle: Path, tmp_path: Path) -> None:
 def test_metrics_are_scikit_learns(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"text": text, "label": INTENTS[number % 3]} for number, text in enumerate(TEXTS)]
     rows.append({"text": "hello there", "label": "unheard of"})
-    summary = score(bundle, _write(tmp_path / "in.csv", rows), tmp_path / "out.csv", metric="macro-f1")
+    summary = score(bundle, _write(tmp_path / "in.csv", rows), tmp_path / "out.csv", ScoreSettings(metric="macro-f1"))
     predicted = [row["prediction"] for row in _read(tmp_path / "out.csv")][:-1]
     truth = [row["label"] for row in rows][:-1]
     assert summary.metrics["accuracy"] == pytest.approx(accuracy_score(truth, predicted))
@@ -128,7 +129,7 @@ def test_all_scores_and_prefix(bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="column 'score' already: choose other names with --prefix"):
         score(bundle, _write(tmp_path / "in.csv", rows), tmp_path / "out.csv")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv"]
-    score(bundle, tmp_path / "in.csv", tmp_path / "out.csv", all_scores=True, prefix="model_")
+    score(bundle, tmp_path / "in.csv", tmp_path / "out.csv", ScoreSettings(all_scores=True, prefix="model_"))
     row = _read(tmp_path / "out.csv")[0]
     assert row["score"] == "mine"
     scores = json.loads(row["model_scores"])
@@ -140,7 +141,7 @@ def test_other_heads(multi_label_bundle: Path, regression_bundle: Path, tmp_path
     rows = [{"text": text} for text in TEXTS[:5]]
     for bundle in (multi_label_bundle, regression_bundle):
         output = tmp_path / f"{bundle.parent.name}.parquet"
-        score(bundle, _write(tmp_path / "in.jsonl", rows), output, overwrite=True)
+        score(bundle, _write(tmp_path / "in.jsonl", rows), output, ScoreSettings(overwrite=True))
         answers = Engine.load(bundle).classify(TEXTS[:5])
         for scored, answer in zip(_read(output), answers, strict=True):
             assert isinstance(answer, Prediction)
@@ -174,23 +175,8 @@ def test_input_as_output_is_refused(bundle: Path, tmp_path: Path) -> None:
     path = _write(tmp_path / "in.csv", [{"text": TEXTS[0]}])
     before = path.read_bytes()
     with pytest.raises(InputError, match="is the input itself"):
-        score(bundle, path, path, overwrite=True)
+        score(bundle, path, path, ScoreSettings(overwrite=True))
     assert path.read_bytes() == before
-
-
-def test_memory_does_not_grow_with_the_file(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No more rows are held than a chunk: the reader is never ahead of the writer by more."""
-    monkeypatch.setattr(score_module, "CHUNK_ROWS", 4)
-    sizes: list[int] = []
-    classify = Engine.classify
-
-    def watch(engine: Engine, texts: list[Any], **options: Any) -> Any:
-        sizes.append(len(texts))
-        return classify(engine, texts, **options)
-
-    monkeypatch.setattr(Engine, "classify", watch)
-    score(bundle, _write(tmp_path / "in.csv", [{"text": text} for text in TEXTS[:10]]), tmp_path / "out.csv")
-    assert sizes == [4, 4, 2]
 
 
 def test_progress_is_silent_where_there_is_no_terminal(

@@ -1,0 +1,187 @@
+"""The journal: what a run has done so far, beside its output. A killed run goes on from there, to the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from common.errors import InputError, WorkFailedError, shown
+from common.location import Location
+from common.progress import say
+from serve.scoring.shards import ShardId
+
+FORMAT_VERSION = 1
+
+_RUN = "run.json"
+_ENDING = ".part"
+
+
+@dataclass
+class ShardRecord:
+    """What is known of a shard that is done.
+
+    Attributes:
+        shard: which one.
+        share: as the shard's.
+        rows, errors, truncated: how many rows it has, with how many of each.
+        tokens: run through the model, padding left out.
+        labels: how many rows got each label; empty for regression.
+        unknown_labels: rows whose own label the model has not, or that is no number.
+        first_error: the first error's place and reason.
+        answers: counts of (target, answer) over labelled rows, as `Tally.state` gives them.
+        sha256: of the shard's bytes.
+    """
+
+    shard: ShardId
+    share: float | None = None
+    rows: int = 0
+    errors: int = 0
+    truncated: int = 0
+    tokens: int = 0
+    labels: Counter[str] = field(default_factory=Counter)
+    unknown_labels: int = 0
+    first_error: str | None = None
+    answers: list[Any] = field(default_factory=list)
+    sha256: str = ""
+
+    @classmethod
+    def from_json(cls, found: dict[str, Any]) -> ShardRecord:
+        """As `vars` gave it."""
+        place, number = found["shard"]
+        return cls(**{**found, "shard": (int(place), int(number)), "labels": Counter(found["labels"])})
+
+
+Records = dict[ShardId, ShardRecord]
+
+
+class Journal:
+    """A directory with a file for each shard that is done: a line of JSON about it, and its part of the output.
+
+    A file is written whole or not at all, and what it holds depends on the shard alone. So it does not matter who
+    writes it, nor how often.
+    """
+
+    def __init__(self, directory: Location):
+        self.directory = directory
+
+    def open(self, run: dict[str, Any], circumstances: dict[str, Any], *, overwrite: bool) -> Records:
+        """The shards that an earlier process of the same run has done.
+
+        Args:
+            run: all that decides about the output's bytes.
+            circumstances: what may move scores in their last bits; where it has changed, the user is told.
+            overwrite: whether another run's journal may be discarded.
+
+        Raises:
+            InputError: the journal is another run's and may not be discarded.
+        """
+        wanted = json.loads(json.dumps({"journal format": FORMAT_VERSION, **run}))
+        found, before = self._run()
+        if found is not None and found != wanted:
+            other = _differences(found, wanted)
+            if not overwrite:
+                raise InputError(
+                    f"{self.directory.name} holds another run ({other}): repeat that run's command to go on with it, "
+                    f"or pass --overwrite to discard it"
+                )
+            say(f"Another run's journal is discarded ({other})")
+            self.discard()
+            found = None
+        if found is None:
+            # Parts without a run are of nobody knows what.
+            self.discard_parts()
+            self.directory.make_directory()
+            kept = {"run": wanted, "circumstances": circumstances}
+            self.directory.child(_RUN).write_bytes(json.dumps(kept, indent=1).encode())
+        elif before != circumstances:
+            say(f"Begun with other {_differences(before, circumstances)}: scores may differ in their last bits")
+        return {record.shard: record for record in self._records()}
+
+    def keep(self, record: ShardRecord, part: bytes) -> None:
+        """Writes a shard that is done."""
+        record.sha256 = hashlib.sha256(part).hexdigest()
+        self._file(record.shard).write_bytes(orjson.dumps(vars(record)) + b"\n" + part)
+
+    def require(self, record: ShardRecord) -> None:
+        """
+        Raises:
+            WorkFailedError: what another process wrote is not to be seen from here.
+        """
+        if self._file(record.shard).info() is None:
+            raise WorkFailedError(
+                f"{self.directory.name} is not the same directory on the machine that wrote to it: the output must lie "
+                f"on a file system that all share, or in a store (s3://, gs://)"
+            )
+
+    def part(self, record: ShardRecord) -> bytes:
+        """A shard's part of the output.
+
+        Raises:
+            WorkFailedError: it is not what was written; it is removed, so that the same command makes it anew.
+        """
+        file = self._file(record.shard)
+        _, _, part = file.read_bytes().partition(b"\n")
+        if hashlib.sha256(part).hexdigest() != record.sha256:
+            file.remove()
+            raise WorkFailedError(f"{file.name} was damaged and is removed: the same command makes it anew")
+        return part
+
+    def discard(self) -> None:
+        """Removes the journal, and all that it holds."""
+        self.directory.remove()
+
+    def discard_parts(self) -> None:
+        for name in self.shards():
+            self.directory.child(name).remove()
+
+    def shards(self) -> list[str]:
+        """The names of the files of shards that are done."""
+        return [name for name in self.directory.children() if name.endswith(_ENDING)]
+
+    def _run(self) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+        if _RUN not in self.directory.children():
+            return None, {}
+        try:
+            kept = json.loads(self.directory.child(_RUN).read_bytes())
+            return dict(kept["run"]), dict(kept["circumstances"])
+        except (ValueError, TypeError, KeyError):
+            return None, {}
+
+    def _records(self) -> Iterator[ShardRecord]:
+        for name in self.shards():
+            file = self.directory.child(name)
+            try:
+                with file.open() as stream:
+                    found = json.loads(stream.readline())
+                record = ShardRecord.from_json(found)
+            except (ValueError, TypeError, KeyError):
+                file.remove()
+                continue
+            if self._file(record.shard).path == file.path:
+                yield record
+
+    def _file(self, shard: ShardId) -> Location:
+        return self.directory.child("{:06d}-{:08d}".format(*shard) + _ENDING)
+
+
+def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    names = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
+    told = []
+    for name in names[:3]:
+        before, now = found.get(name), wanted.get(name)
+        if name == "inputs" and [each["name"] for each in before or []] == [each["name"] for each in now or []]:
+            changed = [each["name"] for each, other in zip(now, before, strict=True) if each != other]  # type: ignore[arg-type]
+            told.append(f"the input {shown(changed[0], 200)} has changed")
+        else:
+            told.append(f"{name} was {_short(before)}, is {_short(now)}")
+    return ", ".join(told)
+
+
+def _short(value: Any) -> str:
+    return shown(json.dumps(value), 40)

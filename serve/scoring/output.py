@@ -1,0 +1,140 @@
+"""The parts joined to the output: one file, or a directory of files, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from common.errors import InputError
+from common.files import MADE_BY, check_output, staged_directory
+from common.location import Location
+from common.table_formats import ENDINGS, compression, table_format
+from common.table_writer import TableWriter
+from serve.scoring.journal import Journal, Records, ShardRecord
+
+# In a directory of files; readers of such directories leave out what begins so.
+SUMMARY_FILE = "_score.json"
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where the rows go.
+
+    Attributes:
+        location: the file, or the directory.
+        ending: of each file's name.
+        rows_per_file: at most so many a file, of a directory; None for one file.
+    """
+
+    location: Location
+    ending: str
+    rows_per_file: int | None = None
+
+    @classmethod
+    def of(cls, location: Location, *, format: str | None, rows_per_file: int | None, like: Location) -> Output:
+        """
+        Args:
+            format: of a directory's files; None takes that of `like`.
+            like: an input.
+
+        Raises:
+            InputError: no such format; a directory is to have the name of a table, or a file has that of none.
+        """
+        if rows_per_file is None:
+            table_format(location)
+            return cls(location, _ending(location) or "")
+        if _ending(location) is not None:
+            raise InputError(f"{location.name}: --rows-per-file makes a directory, and this is a table's name")
+        ending = (_ending(like) or ".jsonl") if format is None else "." + format.removeprefix(".")
+        if ending not in ENDINGS:
+            known = ", ".join(known.removeprefix(".") for known in ENDINGS)
+            raise InputError(f"the format must be one of {known}, not '{format}'")
+        return cls(location, ending, rows_per_file)
+
+    @property
+    def format(self) -> str:
+        """As in `common.tables.FORMATS`."""
+        return table_format(f"rows{self.ending}")
+
+    @property
+    def compression(self) -> str | None:
+        return compression(f"rows{self.ending}")
+
+    def check(self, inputs: Sequence[Location], *, overwrite: bool) -> None:
+        """Refuses an output that cannot be written, or would take an input's place.
+
+        Raises:
+            InputError: so it is.
+        """
+        for location in inputs:
+            same = location.filesystem == self.location.filesystem and location.path == self.location.path
+            if location.local is not None and self.location.local is not None and self.location.local.exists():
+                same = same or self.location.local.samefile(location.local)
+            if same:
+                raise InputError(f"{self.location.name} is the input itself: choose another output")
+        if self.location.local is not None:
+            check_output(self.location.local, directory=self.rows_per_file is not None, overwrite=overwrite)
+            return
+        there = self.location.children()
+        if not overwrite and (there or self.location.info() is not None):
+            raise InputError(f"{self.location.name} exists: choose another output or pass --overwrite")
+        if there and (self.rows_per_file is None or SUMMARY_FILE not in there):
+            raise InputError(
+                f"{self.location.name} was not made by Understudy and is not replaced: choose another output"
+            )
+
+    def write(
+        self, writer: TableWriter, journal: Journal, records: Records, summary: Mapping[str, Any],
+        *, overwrite: bool,
+    ) -> None:  # fmt: skip
+        """Joins the journal's parts.
+
+        Args:
+            summary: kept beside the files of a directory.
+
+        Raises:
+            InputError: as `check`.
+            WorkFailedError: a part was damaged.
+        """
+        ordered = [record for _, record in sorted(records.items())]
+        if self.rows_per_file is None:
+            with self.location.open_output() as file:
+                writer.join((journal.part(record) for record in ordered), file)
+            return
+        with self._directory(overwrite=overwrite) as directory:
+            for number, group in enumerate(_grouped(ordered, self.rows_per_file)):
+                with directory.child(f"part-{number:05d}{self.ending}").open_output() as file:
+                    writer.join((journal.part(record) for record in group), file)
+            # Last, so that it tells a whole directory from one under way where a store has no directories.
+            told = json.dumps({**MADE_BY, **summary}, indent=2, ensure_ascii=False) + "\n"
+            directory.child(SUMMARY_FILE).write_bytes(told.encode())
+
+    @contextmanager
+    def _directory(self, *, overwrite: bool) -> Iterator[Location]:
+        with ExitStack() as stack:
+            if self.location.local is not None:
+                yield Location.parse(stack.enter_context(staged_directory(self.location.local, overwrite=overwrite)))
+                return
+            if overwrite:
+                self.location.remove()
+            yield self.location
+
+
+def _ending(location: Location) -> str | None:
+    """The part of a table's name that says its format; None for no table's name."""
+    return next((ending for ending in ENDINGS if location.path.lower().endswith(ending)), None)
+
+
+def _grouped(records: Sequence[ShardRecord], rows: int) -> Iterator[list[ShardRecord]]:
+    """Consecutive shards of at most so many rows together."""
+    group: list[ShardRecord] = []
+    for record in records:
+        if group and sum(each.rows for each in group) + record.rows > rows:
+            yield group
+            group = []
+        group.append(record)
+    if group:
+        yield group

@@ -1,0 +1,96 @@
+"""What a scoring run did, counted over its shards."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from common.labels import Task
+from common.metrics import Tally
+from common.progress import say
+from serve.scoring.journal import Records
+
+# Labels that the closing lines count one by one.
+_LABELS_SHOWN = 12
+
+
+@dataclass
+class ScoreSummary:
+    """What a run did.
+
+    Attributes:
+        rows: read and written.
+        errors: of them kept with a reason in place of an answer.
+        first_error: the first one's place and reason.
+        truncated: rows answered from their first tokens.
+        tokens: run through the model, padding left out.
+        labels: how many rows got each label.
+        resumed_rows: rows that an earlier process of the same run had done.
+        seconds: wall time of this process, reading and writing included.
+        metrics: over the labelled rows; empty without a label column.
+        unknown_labels: rows whose label the model has not, or that is no number; the metrics leave them out.
+    """
+
+    rows: int = 0
+    errors: int = 0
+    first_error: str | None = None
+    truncated: int = 0
+    tokens: int = 0
+    labels: Counter[str] = field(default_factory=Counter)
+    resumed_rows: int = 0
+    seconds: float = 0.0
+    metrics: dict[str, float] = field(default_factory=dict)
+    unknown_labels: int = 0
+
+    @property
+    def rows_per_second(self) -> float:
+        """Of this process."""
+        return (self.rows - self.resumed_rows) / max(self.seconds, 1e-9)
+
+    def say(self, metric: str) -> None:
+        """The closing lines; `metric` comes first."""
+        say(
+            f"{self.rows:,} rows, {self.errors:,} with an error, {self.truncated:,} truncated, "
+            f"{self.tokens:,} tokens in {self.seconds:.1f} s ({self.rows_per_second:,.0f} rows/s)"
+        )
+        if self.first_error is not None:
+            say(f"The first error: {self.first_error}")
+        if self.labels:
+            shown = self.labels.most_common(_LABELS_SHOWN)
+            told = [f"{label} {count:,}" for label, count in shown]
+            if len(self.labels) > len(shown):
+                rest = self.labels.total() - sum(count for _, count in shown)
+                told.append(f"{len(self.labels) - len(shown)} others {rest:,}")
+            say("Labels: " + ", ".join(told))
+        if self.metrics:
+            others = ", ".join(f"{name} {value:.4f}" for name, value in self.metrics.items() if name != metric)
+            say(f"{metric} {self.metrics[metric]:.4f}" + (f" ({others})" if others else ""))
+        if self.unknown_labels:
+            say(f"{self.unknown_labels:,} rows have a label that the model has not; the metrics leave them out")
+
+    def as_json(self) -> dict[str, Any]:
+        """For machines."""
+        return {**vars(self), "labels": dict(self.labels.most_common()), "rows_per_second": self.rows_per_second}
+
+
+def summarize(records: Records, task: Task, *, resumed: int, seconds: float) -> ScoreSummary:
+    """The summary of shards that are done.
+
+    Args:
+        resumed: rows that an earlier process had done.
+    """
+    summary = ScoreSummary(resumed_rows=resumed, seconds=seconds)
+    tally = Tally(task)
+    for _, record in sorted(records.items()):
+        summary.rows += record.rows
+        summary.errors += record.errors
+        summary.first_error = summary.first_error or record.first_error
+        summary.truncated += record.truncated
+        summary.tokens += record.tokens
+        summary.labels += record.labels
+        summary.unknown_labels += record.unknown_labels
+        tally.merge(record.answers)
+    if tally.rows:
+        summary.metrics = tally.metrics()
+    return summary
