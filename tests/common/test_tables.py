@@ -382,7 +382,7 @@ def test_a_parquet_file_renamed_text_is_refused(tmp_path: Path, ending: str) -> 
         ("a.tsv", b"\xfe\xff" + "a\tb\n1\t2\n".encode("utf-16-be"), "line 1: UTF-16"),
         ("a.jsonl", '{"a": "x"}\n'.encode("utf-16"), "line 1: UTF-16"),
         ("a.txt", b"a,b\n", "unknown table format"),
-        ("a.csv.gz", b"a,b\n", "unknown table format"),
+        ("a.parquet.gz", b"a,b\n", "unknown table format"),
         ("csv", b"a,b\n", "unknown table format"),
     ],
 )  # fmt: skip
