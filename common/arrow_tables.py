@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
-from common.errors import InputError
+from common.errors import InputError, first_line
 from common.location import Location
 from common.rows import CHUNK_BYTES, Chunk, Row
 from common.store_faults import is_store_fault, store_fault
@@ -110,6 +110,8 @@ class ArrowTable:
 def _cut(batches: Iterator[pa.RecordBatch], size: int) -> Iterator[pa.RecordBatch]:
     """The batches in slices of at most `size` rows and about `CHUNK_BYTES`, one row at least."""
     for batch in batches:
+        # Nothing has been checked yet, and offsets that lead out of the buffers would be followed.
+        batch.validate(full=True)
         row_bytes = batch.nbytes // max(batch.num_rows, 1) + 1
         rows = max(1, min(size, CHUNK_BYTES // row_bytes))
         for start in range(0, batch.num_rows, rows):
@@ -124,7 +126,10 @@ def _chunks(location: Location, batches: Iterator[pa.RecordBatch], needed: Seque
         except (pa.ArrowException, OSError) as error:
             if is_store_fault(error):
                 raise store_fault(str(location), error) from None
-            raise _error(location, done + 1, f"this row or a later one cannot be read: {error}") from None
+            raise _error(location, done + 1, f"this row or a later one cannot be read: {first_line(error)}") from None
+        except MemoryError:
+            # Damage can also make a length of it that nothing holds.
+            raise _error(location, done + 1, "the record batch from here on does not fit into memory") from None
         if batch is None:
             return
         rows = _python_rows(location, done, batch, needed)
@@ -162,7 +167,7 @@ def _no_table(location: Location, kind: str) -> Iterator[None]:
     except (pa.ArrowException, OSError) as error:
         if is_store_fault(error):
             raise store_fault(str(location), error) from None
-        raise InputError(f"{location} is not {kind}: {error}") from None
+        raise InputError(f"{location} is not {kind}: {first_line(error)}") from None
 
 
 def _error(location: Location, number: int, reason: str) -> InputError:

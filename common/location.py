@@ -123,11 +123,7 @@ class Location:
             require_file(self.local)
         info = self.info()
         if info is None:
-            bucket, _, key = self.path.partition("/")
-            with contextlib.suppress(Exception):  # whoever may read a file need not be allowed to ask for its bucket
-                if key and self.filesystem.get_file_info(bucket).type == pafs.FileType.NotFound:
-                    raise InputError(f"{self.name}: there is no bucket '{bucket}'")
-            raise InputError(f"{self.name}: no such file")
+            raise InputError(f"{self.name}: {'no such file' if self._has_bucket() else 'there is no such bucket'}")
         if info.is_directory:
             raise InputError(f"{self.name} is a directory, not a file")
         if info.size == 0:
@@ -138,8 +134,8 @@ class Location:
         """The bytes of the file, seekable, or those of standard input, which are not.
 
         Raises:
-            InputError, WorkFailedError: it is missing, or the store failed. While the bytes are read, that is an OSError
-                that `store_fault` explains.
+            InputError, WorkFailedError: it is missing, or the store failed. Where a store fails later, while the bytes
+                are read, that is an OSError that `store_fault` explains.
         """
         if self.is_stdin:
             return cast(io.BufferedReader, sys.stdin.buffer)
@@ -173,7 +169,7 @@ class Location:
             with durable_file(self.local) as partial:
                 partial.write_bytes(data)
             return
-        with told(self.name), self.filesystem.open_output_stream(self.path) as stream:
+        with told(self.name), self.filesystem.open_output_stream(self.path, compression=None) as stream:
             stream.write(data)
 
     @contextlib.contextmanager
@@ -187,7 +183,7 @@ class Location:
                 yield file
             return
         with told(self.name):
-            stream = self.filesystem.open_output_stream(self.path)
+            stream = self.filesystem.open_output_stream(self.path, compression=None)
         try:
             yield cast(BinaryIO, TellingWriter(stream, self.name))
             with told(self.name):
@@ -238,6 +234,8 @@ class Location:
     def files_below(self, aside: tuple[str, ...]) -> list[str]:
         """The paths, relative to this directory, of the files in it and in its sub-directories, sorted.
 
+        There are none where there is no such directory.
+
         Args:
             aside: names that begin so are left aside with all below them.
 
@@ -245,6 +243,8 @@ class Location:
             InputError: a link leads to a directory above itself.
         """
         if self.local is not None:
+            if not self.local.is_dir():
+                return []
             found = list(_walked(self.local, "", aside, (os.path.realpath(self.local),)))
         else:
             files = (entry.path for entry in self._listed(recursive=True) if entry.type == pafs.FileType.File)
@@ -256,6 +256,12 @@ class Location:
         """Makes the directory and those above it; a store needs none."""
         if self.local is not None:
             self.local.mkdir(parents=True, exist_ok=True)
+
+    def _has_bucket(self) -> bool:
+        """False only where that is sure: whoever may read a file need not be allowed to ask for its bucket."""
+        with contextlib.suppress(OSError):
+            return bool(self.filesystem.get_file_info(self.path.split("/")[0]).type != pafs.FileType.NotFound)
+        return True
 
     def _listed(self, *, recursive: bool) -> list[Any]:
         with told(self.name):

@@ -22,9 +22,9 @@ def expand(inputs: Sequence[str | Path]) -> list[Location]:
     """The files that the inputs stand for.
 
     A file is itself. A glob's files (`*`, `?`, `[...]`; `**` for any number of directories) come sorted; names with a
-    dot in front match only a pattern that has it too, as in a shell. A directory is all tables in it and in its
-    sub-directories, sorted by path; what begins with `.` or `_` is left aside. A name with a wildcard in it that exists
-    is that file. `-` is standard input and stands alone.
+    dot in front match only a pattern that has it too, as in a shell. A directory, named or matched by a glob without
+    `**`, is all tables in it and in its sub-directories, sorted by path; what begins with `.` or `_` is left aside. A
+    name with a wildcard in it that exists is that file. `-` is standard input and stands alone.
 
     Raises:
         InputError: nothing is there, or nothing that a glob matches; a file that is no table by its ending; the same

@@ -37,7 +37,7 @@ class Bucket:
         return f"s3://{self.name}/{key}"
 
     def put(self, key: str, data: bytes) -> str:
-        with self.filesystem.open_output_stream(f"{self.name}/{key}") as stream:
+        with self.filesystem.open_output_stream(f"{self.name}/{key}", compression=None) as stream:
             stream.write(data)
         return self.uri(key)
 
