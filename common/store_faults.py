@@ -30,12 +30,13 @@ def is_store_fault(error: BaseException) -> bool:
 def store_fault(name: str, error: BaseException) -> UnderstudyError:
     """An `InputError` for what trying again cannot help, else a `WorkFailedError`."""
     text = _TAIL.sub("", first_line(error))
-    reason = shown(text[max(text.find("AWS Error "), 0) :], 300)
+    reason = shown(text[max(text.find("AWS Error "), text.find("CURL error "), 0) :], 300)
     if isinstance(error, FileNotFoundError):
         return InputError(f"{name}: no such file")
     if _NO_BUCKET.search(text):
         return InputError(f"{name}: there is no such bucket")
-    # Before the credentials: where those are asked for over the network, that is what failed.
+    if "access token" in text:
+        return WorkFailedError(f"{name}: no access token can be had (are there credentials, and a network?): {reason}")
     if _OUT_OF_REACH.search(text):
         return WorkFailedError(f"{name}: the store is out of reach: {reason}")
     if _DENIED.search(text):

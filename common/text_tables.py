@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from itertools import chain
 from typing import IO, cast
 
@@ -170,35 +171,28 @@ class TextTable:
         return row
 
     def _lines(self, file: IO[bytes], keep_end: bool = False) -> Iterator[tuple[int, str]]:
-        for number, raw in enumerate(self._raw_lines(file), start=1):
-            if number == 1:
-                if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-                    raise self._error(number, "UTF-16, not UTF-8: save the file as UTF-8")
-                if b"\0" in raw and len(raw) > 1 and raw[1] == 0:
-                    raise self._error(number, "NUL bytes between the characters: this is UTF-16, save it as UTF-8")
-                raw = raw.removeprefix(b"\xef\xbb\xbf")
-            try:
-                line = raw.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise self._error(
-                    number, f"not UTF-8 (byte {raw[error.start]:#04x} at column {error.start + 1})"
-                ) from None
-            yield number, line if keep_end else line.removesuffix("\n").removesuffix("\r")
-
-    def _raw_lines(self, file: IO[bytes]) -> Iterator[bytes]:
         number = 0
-        while True:
-            number += 1
-            try:
-                raw = file.readline(MAX_LINE_BYTES + 1)
-            except (OSError, pa.ArrowException) as error:
-                raise self._unreadable(number, error) from None
-            if len(raw) > MAX_LINE_BYTES:
-                raise self._error(number, f"the line is longer than {MAX_LINE_BYTES // 2**20} MiB")
-            if not raw:
-                return
-            self._read += len(raw)
-            yield raw
+        try:
+            for number, raw in enumerate(iter(partial(file.readline, MAX_LINE_BYTES + 1), b""), start=1):
+                self._read += len(raw)
+                if number == 1:
+                    self._refuse_utf16(raw)
+                    raw = raw.removeprefix(b"\xef\xbb\xbf")
+                if len(raw) > MAX_LINE_BYTES:
+                    raise self._error(number, f"the line is longer than {MAX_LINE_BYTES // 2**20} MiB")
+                line = raw.decode("utf-8")
+                yield number, line if keep_end else line.removesuffix("\n").removesuffix("\r")
+        except UnicodeDecodeError as error:
+            bad = error.object[error.start]
+            raise self._error(number, f"not UTF-8 (byte {bad:#04x} at column {error.start + 1})") from None
+        except (OSError, pa.ArrowException) as error:
+            raise self._unreadable(number + 1, error) from None
+
+    def _refuse_utf16(self, raw: bytes) -> None:
+        if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise self._error(1, "UTF-16, not UTF-8: save the file as UTF-8")
+        if len(raw) > 1 and raw[1] == 0:
+            raise self._error(1, "NUL bytes between the characters: this is UTF-16, save it as UTF-8")
 
     def _unreadable(self, number: int, error: Exception) -> Exception:
         if is_store_fault(error):
