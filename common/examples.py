@@ -7,13 +7,13 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
 from common.errors import InputError, TextError, shown
-from common.files import sha256
 from common.hub import HUB_PREFIX, read_hub_table
 from common.labels import MULTI_LABEL, REGRESSION, SEPARATOR, SINGLE_LABEL, Task, split_labels
+from common.location import Location
 from common.tables import TableReader
 from common.tokenization import Text, check_text
 
@@ -78,7 +78,7 @@ class Examples:
     """Texts, labelled or not.
 
     Attributes:
-        source: the file's path, or `hub:NAME`.
+        source: the file's path or URI (without credentials and options), or `hub:NAME`.
         sha256: of the file, or of the rows where they come from a hub.
         texts: one text or one pair a row.
         labels: the label column's values as strings; empty where the table has none and none is needed, and where they
@@ -101,7 +101,7 @@ class Examples:
 
     def describe(self) -> dict[str, Any]:
         """What a record or manifest keeps of the data: the file's name (no directories), hash and row count."""
-        name = self.source if self.source.startswith(HUB_PREFIX) else Path(self.source).name
+        name = self.source if self.source.startswith(HUB_PREFIX) else PurePosixPath(self.source).name
         pairs = isinstance(self.texts[0], tuple)
         return {"name": name, "sha256": self.sha256, "rows": len(self), "pairs": pairs}
 
@@ -114,7 +114,7 @@ def read_examples(
     A pair column that was found by its usual name, yet has no value in any row, is none: the texts are single ones.
 
     Args:
-        source: a file, or `hub:NAME[/CONFIG]`.
+        source: a file's path or URI, or `hub:NAME[/CONFIG]`.
         columns: which columns hold text, pair and label.
         split: which split of a hub data set; unused for files.
         need_label: whether a table without a label column is an error; else its `labels` come back empty.
@@ -124,16 +124,16 @@ def read_examples(
         InputError: the table cannot be read, has no such columns or no rows, mixes pairs with single texts, or a row is
             bad (with its line number).
     """
-    place, names, rows, orders = _rows(source, split)
-    if not read_labels and columns.label not in names:
+    table = _open(source, split)
+    if not read_labels and columns.label not in table.columns:
         columns = replace(columns, label=None)
-    found = columns.found_in(names, source, need_label=need_label and read_labels)
+    found = columns.found_in(table.columns, table.name, need_label=need_label and read_labels)
     # Not `found.pair`: the first row of JSON Lines, which names the columns, may lack a key that a later row has.
     pair = dict(PAIR_NAMES).get(str(found.text)) if columns.text is None else None
     texts: list[Text] = []
     labels, places = [], []
-    for number, row in rows:
-        here = f"{source}, {place} {number}"
+    for number, row in table.rows:
+        here = f"{table.name}, {table.place} {number}"
         if pair is not None:
             is_pair = row.get(pair) is not None
             if not texts:
@@ -154,9 +154,9 @@ def read_examples(
             except InputError as error:
                 raise InputError(f"{here}: {error}") from None
     if not texts:
-        raise InputError(f"{source} holds no rows")
-    order = orders.get(str(found.label), ())
-    return Examples(source, _digest(source, texts, labels), texts, labels, places, order, found.label)
+        raise InputError(f"{table.name} holds no rows")
+    order = table.orders.get(str(found.label), ())
+    return Examples(table.name, _digest(table, texts, labels), texts, labels, places, order, found.label)
 
 
 def has_labels(source: str, columns: Columns, *, split: str = "validation") -> bool:
@@ -165,8 +165,8 @@ def has_labels(source: str, columns: Columns, *, split: str = "validation") -> b
     Raises:
         InputError: the table cannot be read, or has no such columns.
     """
-    _, names, _, _ = _rows(source, split)
-    return columns.found_in(names, source, need_label=False).label is not None
+    table = _open(source, split)
+    return columns.found_in(table.columns, table.name, need_label=False).label is not None
 
 
 def find_task(train: Examples, *, multi_label: bool, regression: bool, known: tuple[str, ...] = ()) -> Task:
@@ -215,15 +215,33 @@ def _ordered(labels: set[str], *orders: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(sorted(labels))
 
 
-def _rows(
-    source: str, split: str
-) -> tuple[str, list[str], Iterator[tuple[int, dict[str, Any]]], dict[str, tuple[str, ...]]]:
-    """What a row's number counts, the column names, the rows, and the label order of columns that have one."""
+@dataclass(frozen=True)
+class _Table:
+    """One source of rows, opened.
+
+    Attributes:
+        place: what a row's number counts.
+        orders: the label order of columns that have one.
+        location: None for a hub's.
+    """
+
+    name: str
+    place: str
+    columns: list[str]
+    rows: Iterator[tuple[int, dict[str, Any]]]
+    orders: dict[str, tuple[str, ...]]
+    location: Location | None
+
+
+def _open(source: str, split: str) -> _Table:
     if source.startswith(HUB_PREFIX):
-        table = read_hub_table(source, split)
-        return "row", table.columns, table.rows(), table.classes
-    reader = TableReader(Path(source))
-    return reader.place, reader.columns, reader.rows(), {}
+        hub = read_hub_table(source, split)
+        return _Table(source, "row", hub.columns, hub.rows(), hub.classes, None)
+    location = Location.parse(source)
+    if location.is_stdin:
+        raise InputError("standard input can be read only once, and a training table is read twice: name a file")
+    reader = TableReader(location)
+    return _Table(str(location), reader.place, reader.columns, reader.rows(), {}, location)
 
 
 def as_label(value: Any) -> str:
@@ -251,9 +269,9 @@ def as_label(value: Any) -> str:
     return str(value).strip()
 
 
-def _digest(source: str, texts: Sequence[Text], labels: Sequence[str]) -> str:
-    if not source.startswith(HUB_PREFIX):
-        return sha256(Path(source))
+def _digest(table: _Table, texts: Sequence[Text], labels: Sequence[str]) -> str:
+    if table.location is not None:
+        return table.location.sha256()
     digest = hashlib.sha256()
     for row in zip_longest(texts, labels):
         digest.update(repr(row).encode())

@@ -30,6 +30,7 @@ from transformers import (
 )
 
 from demo.messages import DEV, TRAIN
+from tests.s3 import s3, s3_server  # noqa: F401  (fixtures)
 
 INTENTS = ("cancel_order", "damaged_item", "login_problem")
 

@@ -311,3 +311,27 @@ def test_a_numbers_task_has_one_output() -> None:
 def test_labels_that_pose_no_task_are_refused(labels: list[str], options: dict[str, bool], reason: str) -> None:
     with pytest.raises(InputError, match=reason):
         find(labels, **options)
+
+
+# Where tables lie
+
+
+@pytest.mark.parametrize("name", ["t.csv.gz", "t.feather", "t.jsonl.zst"])
+def test_compressed_and_arrow_tables_are_read(tmp_path: Path, name: str) -> None:
+    rows = [{"text": "one", "label": "a"}, {"text": "two", "label": "b"}]
+    path = tmp_path / name
+    if name == "t.feather":
+        with pa.ipc.new_file(path, pa.Table.from_pylist(rows).schema) as writer:
+            writer.write_table(pa.Table.from_pylist(rows))
+    else:
+        text = "text,label\none,a\ntwo,b\n" if ".csv" in name else "".join(json.dumps(row) + "\n" for row in rows)
+        with pa.CompressedOutputStream(path, "gzip" if name.endswith("gz") else "zstd") as stream:
+            stream.write(text.encode())
+    table = read_examples(str(path), BY_USUAL_NAMES)
+    assert (table.texts, table.labels) == (["one", "two"], ["a", "b"])
+    assert table.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert table.describe()["name"] == name
+
+
+def test_standard_input_is_no_training_table() -> None:
+    assert "can be read only once" in refusal("-")
