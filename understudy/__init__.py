@@ -10,6 +10,7 @@ _HOMES = {
     "Prediction": "serve.engine",
     "UnderstudyError": "common.errors",
     "bench": "benchmarks.bench",
+    "compare": "serve.comparison",
     "distill": "distill.distillation",
     "export": "export.exporting",
     "finetune": "distill.finetuning",
