@@ -91,6 +91,7 @@ def compare(
     engine: str = "onnx",
     device: str = "auto",
     threads: int = 0,
+    seed: int = 0,
 ) -> Comparison:
     """Compares two files that `score` wrote, or two bundles on a table.
 
@@ -104,6 +105,7 @@ def compare(
         prefix_a, prefix_b: `--prefix` of `score`, for each file.
         rows: how many of those that differ most are kept.
         engine, device, threads: of bundles, as in `Engine.load`.
+        seed: of the sample that regression takes.
 
     Raises:
         InputError: the two cannot be compared, or no row is answered by both.
@@ -126,15 +128,15 @@ def compare(
         if data is not None:
             raise InputError(f"--data is for two bundles, and {a} is none: files of scores have their rows already")
         scored = rows_of_files(a, b, columns, prefix_a, prefix_b)
-    return _compare(str(a), str(b), scored, rows)
+    return _compare(str(a), str(b), scored, rows, seed)
 
 
 def _is_bundle(path: Path) -> bool:
     return (path / MANIFEST_FILE).is_file()
 
 
-def _compare(a: str, b: str, scored: ScoredRows, kept: int) -> Comparison:
-    counts = NumberCounts() if scored.numbers else LabelCounts(all_scores=scored.all_scores, several=scored.several)
+def _compare(a: str, b: str, scored: ScoredRows, kept: int, seed: int) -> Comparison:
+    counts = NumberCounts(seed) if scored.numbers else LabelCounts(all_scores=scored.all_scores, several=scored.several)
     most_different = _MostDifferent(kept, numbers=scored.numbers)
     rows = compared = truncated_a = truncated_b = 0
     errors = {(True, False): 0, (False, True): 0, (True, True): 0}

@@ -46,9 +46,13 @@ class NumberComparison:
 
 
 class NumberCounts:
-    """Counts rows one by one, and keeps an even sample of them (reservoir sampling, Vitter 1985, algorithm R)."""
+    """Counts rows one by one, and keeps an even sample of them (reservoir sampling, Vitter 1985, algorithm R).
 
-    def __init__(self) -> None:
+    Args:
+        seed: of the sample.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
         self._task = Task(REGRESSION, ("score",))
         self._rows = 0
         self._total = 0.0
@@ -57,7 +61,7 @@ class NumberCounts:
         self._unknown = 0
         # A's number, B's, and the right one or NaN.
         self._sample = np.empty((SAMPLE_ROWS, 3))
-        self._draws = random.Random(0)
+        self._draws = random.Random(seed)
 
     def add(self, label: str | None, a: Answer, b: Answer) -> float:
         """Counts a row and returns the absolute difference of its answers.

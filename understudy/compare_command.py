@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 
 from common.errors import InputError
-from understudy.options import Device, EngineName, LabelColumn, Overwrite, PairColumn, TextColumn, Threads, columns
+from understudy.options import (
+    Device,
+    EngineName,
+    LabelColumn,
+    Overwrite,
+    PairColumn,
+    Seed,
+    TextColumn,
+    Threads,
+    columns,
+)
 
 
 def compare(
@@ -32,6 +42,7 @@ def compare(
     pair_column: PairColumn = None,
     label_column: LabelColumn = None,
     overwrite: Overwrite = False,
+    seed: Seed = 0,
 ) -> None:
     """Tell how far two models agree, before one takes the other's place."""
     from common.files import check_output
@@ -53,6 +64,7 @@ def compare(
         engine=engine,
         device=device,
         threads=threads,
+        seed=seed,
     )
     print_comparison(comparison)
     if json is not None:

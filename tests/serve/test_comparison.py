@@ -21,6 +21,7 @@ from common.errors import InputError
 from serve import comparison as comparison_module
 from serve import label_comparison, number_comparison, scored_files
 from serve.comparison import compare
+from serve.scored_rows import Answer
 from tests.scored_tables import Row, compared, failed, scored, write
 
 LABELS = ("a", "b", "c")
@@ -187,6 +188,22 @@ def test_of_one_label_an_empty_right_answer_is_none(tmp_path: Path) -> None:
     assert labels is not None
     assert labels.correctness is not None
     assert labels.correctness.rows == 1
+
+
+def test_confidence_is_that_of_the_least_certain_decision() -> None:
+    scores = {"a": 0.875, "b": 0.25, "c": 0.5625}
+    assert Answer(frozenset({"a", "c"}), 0.875, scores, False).confidence == 0.5625
+    assert Answer(frozenset({"a"}), 0.875, scores, False).confidence == 1 - 0.5625
+    assert Answer(frozenset({"a"}), 0.875, {"a": 0.875, "b": 0.125}, False).confidence == 0.875
+    assert Answer(frozenset({"a"}), 0.875, None, False).confidence == 0.875
+
+
+def test_labels_that_were_never_named_are_known_by_their_numbers(tmp_path: Path) -> None:
+    a = [scored("LABEL_1", text="x", label="1"), scored("LABEL_0", text="y", label="1")]
+    labels = compared(tmp_path, a, a).labels
+    assert labels is not None
+    assert labels.correctness is not None
+    assert labels.correctness.metrics_a == {"accuracy": 0.5}
 
 
 @pytest.mark.parametrize("sample", [10, 1000])
