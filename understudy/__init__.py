@@ -11,6 +11,7 @@ _HOMES = {
     "ScoreSettings": "serve.scoring.settings",
     "UnderstudyError": "common.errors",
     "bench": "benchmarks.bench",
+    "compare": "serve.comparison",
     "distill": "distill.distillation",
     "export": "export.exporting",
     "finetune": "distill.finetuning",

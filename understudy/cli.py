@@ -22,7 +22,7 @@ import typer
 
 from common.errors import UnderstudyError
 from common.progress import stderr
-from understudy import serving_commands, sweep_command, training_commands
+from understudy import compare_command, serving_commands, sweep_command, training_commands
 
 app = typer.Typer(
     name="understudy",
@@ -39,6 +39,7 @@ app.command()(training_commands.export)
 app.command()(training_commands.adopt)
 app.command()(serving_commands.serve)
 app.command()(serving_commands.score)
+app.command()(compare_command.compare)
 app.command()(serving_commands.bench)
 app.command()(training_commands.demo)
 app.command()(serving_commands.inspect)
