@@ -24,6 +24,12 @@ Compression = Literal["gzip", "zstd"]
 # Of text alone: Parquet and Arrow files compress what is in them.
 COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd"}
 
+# All that a table's name may end in.
+ENDINGS = (
+    *FORMATS,
+    *(ending + packed for ending, format in FORMATS.items() if format in TEXT_FORMATS for packed in COMPRESSIONS),
+)
+
 
 def table_format(source: Path | str | Location) -> str:
     """`csv`, `tsv`, `jsonl`, `parquet` or `arrow` (IPC), by the name's ending; standard input is JSON Lines.

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from serve.comparison import Comparison, compare
+from serve.comparison.comparison import Comparison, compare
 from tests.conftest import write_tsv
 
 Row = dict[str, Any]

@@ -11,7 +11,7 @@ _HOMES = {
     "ScoreSettings": "serve.scoring.settings",
     "UnderstudyError": "common.errors",
     "bench": "benchmarks.bench",
-    "compare": "serve.comparison",
+    "compare": "serve.comparison.comparison",
     "distill": "distill.distillation",
     "export": "export.exporting",
     "finetune": "distill.finetuning",

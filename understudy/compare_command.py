@@ -22,9 +22,9 @@ from understudy.options import (
 
 
 def compare(
-    a: Annotated[Path, typer.Argument(help="File that `score` wrote, or a bundle: the model in use, say.")],
-    b: Annotated[Path, typer.Argument(help="Another of the same kind: the one that is to take its place.")],
-    data: Annotated[Path | None, typer.Option(help="Table of texts that two bundles are compared on.")] = None,
+    a: Annotated[str, typer.Argument(help="File or directory that `score` wrote, or a bundle: the model in use, say.")],
+    b: Annotated[str, typer.Argument(help="Another of the same kind: the one that is to take its place.")],
+    data: Annotated[str | None, typer.Option(help="Table of texts that two bundles are compared on.")] = None,
     prefix_a: Annotated[str, typer.Option(help="The --prefix that A was written with.")] = "",
     prefix_b: Annotated[str, typer.Option(help="The --prefix that B was written with.")] = "",
     rows: Annotated[int, typer.Option(min=0, help="How many of the rows that differ most are shown.")] = 10,
@@ -46,12 +46,14 @@ def compare(
 ) -> None:
     """Tell how far two models agree, before one takes the other's place."""
     from common.files import check_output
-    from serve.comparison import compare as run
-    from serve.comparison_report import check_agreement, print_comparison, write_comparison
+    from serve.comparison.comparison import compare as run
+    from serve.comparison.report import check_agreement, print_comparison, write_comparison
 
     if json is not None:
         check_output(json, directory=False, overwrite=overwrite)
-        if json.exists() and any(path is not None and path.exists() and json.samefile(path) for path in (a, b, data)):
+        if json.exists() and any(
+            path is not None and Path(path).exists() and json.samefile(path) for path in (a, b, data)
+        ):
             raise InputError(f"{json} is one of the inputs: choose another file for --json")
     comparison = run(
         a,

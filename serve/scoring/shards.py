@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from common.errors import InputError, shown
-from common.files import sha256
+from common.errors import InputError
 from common.location import Info, Location
+from common.table_sequence import check_alike
 from common.tables import Chunk, TableReader
 
 # Rows of a shard, which `common.tables.CHUNK_BYTES` bounds too: they are sorted by length together, written together,
@@ -54,8 +54,7 @@ class Inputs:
         # It can be read but once.
         self._stdin = first if self.locations[0].is_stdin else None
         self.columns, self.schema = first.columns, first.schema
-        for location in self.locations[1:]:
-            _check_alike(TableReader(location), first)
+        check_alike(first, self.locations[1:])
         self.identity = [_identity(location) for location in self.locations]
         self._stamps = [_stamp(location) for location in self.locations]
 
@@ -93,19 +92,6 @@ class Inputs:
                 raise InputError(f"{location.name} changed while it was read: its scores would be of two versions")
 
 
-def _check_alike(reader: TableReader, first: TableReader) -> None:
-    here, there = reader.location.name, first.location.name
-    if (reader.schema is None) != (first.schema is None):
-        raise InputError(f"{here} and {there} are of different kinds: score them one by one")
-    # JSON's rows may each have columns of their own.
-    if reader.columns != first.columns and {reader.format, first.format} != {"jsonl"}:
-        columns, others = (shown(", ".join(each.columns)) for each in (reader, first))
-        raise InputError(f"{here} has other columns ({columns}) than {there} ({others}): score them one by one")
-    for own, other in zip(reader.schema or (), first.schema or (), strict=True):
-        if own.type != other.type:
-            raise InputError(f"{here}: the column '{shown(own.name)}' is {own.type}, in {there} {other.type}")
-
-
 def _stamp(location: Location) -> Info | None:
     return None if location.is_stdin else location.info()
 
@@ -117,5 +103,5 @@ def _identity(location: Location) -> dict[str, Any]:
         return {"name": location.name}
     if location.local is not None:
         # A thousandth of the time that its scores take.
-        return {"name": location.name, "size": stamp.size, "sha256": sha256(location.local)}
+        return {"name": location.name, "size": stamp.size, "sha256": location.sha256()}
     return {"name": location.name, "size": stamp.size, "modified": stamp.modified_ns}

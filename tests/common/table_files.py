@@ -12,7 +12,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from common.errors import InputError
-from common.table_writer import TableWriter
+from common.table_formats import compression, table_format
+from common.table_writer import AddedColumn, TableWriter
 from common.tables import Chunk, TableReader
 
 # What splits lines somewhere (str.splitlines, spreadsheets) but must not split a value here.
@@ -40,22 +41,28 @@ def values(path: Path) -> list[tuple[Any, ...]]:
     return [tuple(row.values()) for _, row in numbered(path)]
 
 
-def copy(source: Path, target: Path) -> Path:
-    """Reads a table and writes it as it is."""
+def writer_for(path: Path, columns: Sequence[str], *added: AddedColumn, schema: pa.Schema | None = None) -> TableWriter:
+    """A writer of the format that the file's name says."""
+    return TableWriter(tuple(columns), added, table_format(path), compression(path), schema)
+
+
+def join(writer: TableWriter, path: Path, *parts: bytes) -> Path:
+    with path.open("wb") as file:
+        writer.join(parts, file)
+    return path
+
+
+def copy(source: Path, target: Path, size: int = 4096) -> Path:
+    """Reads a table and writes it as it is, in parts of so many rows."""
     reader = TableReader(source)
-    with TableWriter(target, []) as writer:
-        writer.open(reader.columns, reader.schema)
-        for chunk in reader.chunks():
-            writer.write(chunk, {})
-    return target
+    writer = writer_for(target, reader.columns, schema=reader.schema)
+    return join(writer, target, *(writer.part(chunk, {}) for chunk in reader.chunks(size)))
 
 
 def write(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Path:
-    with TableWriter(path, []) as writer:
-        writer.open(columns, None)
-        named = [dict(zip(columns, row, strict=True)) for row in rows]
-        writer.write(Chunk(list(range(1, len(rows) + 1)), named), {})
-    return path
+    named = [dict(zip(columns, row, strict=True)) for row in rows]
+    writer = writer_for(path, columns)
+    return join(writer, path, writer.part(Chunk(list(range(1, len(rows) + 1)), named), {}))
 
 
 def refusal(path: Path) -> str:

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from common.errors import InputError, TextError
 from common.rows import CHUNK_BYTES
-from common.table_writer import TableWriter
+from common.table_writer import AddedColumn
 from common.tables import TableReader
 from common.tokenization import check_text
-from tests.common.table_files import copy, numbered, put, refusal, typed_table, values
+from tests.common.table_files import copy, join, numbered, put, refusal, typed_table, values, writer_for
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +32,13 @@ def test_parquet_types_and_nulls_survive(tmp_path: Path) -> None:
     source = tmp_path / "a.parquet"
     pq.write_table(pa.concat_tables([table] * 3), source, row_group_size=4)
     reader = TableReader(source)
-    with TableWriter(tmp_path / "b.parquet", [("score", pa.float32()), ("error", pa.string())]) as writer:
-        writer.open(reader.columns, reader.schema)
-        for chunk in reader.chunks(2):
-            count = len(chunk.rows)
-            writer.write(chunk, {"score": [0.5] * count, "error": [None] * count})
-    result = pq.read_table(tmp_path / "b.parquet")
+    added = (AddedColumn("score", pa.float32()), AddedColumn("error", pa.string()))
+    writer = writer_for(tmp_path / "b.parquet", reader.columns, *added, schema=reader.schema)
+    parts = [
+        writer.part(chunk, {"score": [0.5] * len(chunk.rows), "error": [None] * len(chunk.rows)})
+        for chunk in reader.chunks(2)
+    ]
+    result = pq.read_table(join(writer, tmp_path / "b.parquet", *parts))
     kept = result.select(table.column_names)
     assert kept.schema.types == table.schema.types
     assert kept.to_pylist() == pa.concat_tables([table] * 3).to_pylist()

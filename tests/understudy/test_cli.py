@@ -201,7 +201,7 @@ def test_usage_errors_are_exit_code_2(understudy: Run, tmp_path: Path) -> None:
 
 
 def test_help_is_exit_code_0(understudy: Run) -> None:
-    for command in ("", "finetune", "distill", "sweep", "export", "serve", "score", "bench", "demo"):
+    for command in ("", "finetune", "distill", "sweep", "export", "serve", "score", "compare", "bench", "demo"):
         result = understudy(*command.split(), "--help")
         assert result.code == 0
         assert "Usage" in result.out

@@ -14,16 +14,17 @@ import orjson
 
 from common.errors import InputError, shown
 from common.examples import LABEL_NAMES, Columns, as_label
-from common.tables import Row, TableReader
+from common.table_sequence import TableSequence
+from common.tables import Row
 from common.tokenization import Text
-from serve.scored_rows import CHUNK_ROWS, Answer, ScoredRow, ScoredRows, chosen_labels, label_of
+from serve.comparison.scored_rows import CHUNK_ROWS, Answer, ScoredRow, ScoredRows, chosen_labels, label_of
 
 # What `score` adds to each row, `scores` aside, which it adds when asked.
 ADDED = ("prediction", "score", "truncated", "error")
 
 
-def rows_of_files(a: Path, b: Path, columns: Columns, prefix_a: str = "", prefix_b: str = "") -> ScoredRows:
-    """The rows of two files that `score` wrote, paired by position.
+def rows_of_files(a: Path | str, b: Path | str, columns: Columns, prefix_a: str = "", prefix_b: str = "") -> ScoredRows:
+    """The rows of two outputs that `score` wrote, each a file or a directory of them, paired by position.
 
     Args:
         prefix_a, prefix_b: of the added columns' names in each.
@@ -57,9 +58,9 @@ def rows_of_files(a: Path, b: Path, columns: Columns, prefix_a: str = "", prefix
 class _ScoredFile:
     """One file of scores."""
 
-    def __init__(self, path: Path, columns: Columns, prefix: str):
+    def __init__(self, path: Path | str, columns: Columns, prefix: str):
         self.path = path
-        self.reader = TableReader(path)
+        self.reader = TableSequence(path)
         self.prefix = prefix
         names = self.reader.columns
         for name in ADDED:
@@ -149,7 +150,7 @@ def _paired(first: _ScoredFile, second: _ScoredFile, numbers: bool, all_scores: 
         yield ScoredRow(number, text, label if first.found.label is not None else other_label, a, b)
 
 
-def _columns_found(columns: Columns, names: list[str], path: Path) -> Columns:
+def _columns_found(columns: Columns, names: list[str], path: Path | str) -> Columns:
     """Text, pair and label among a file's columns; no text column is allowed where none is named."""
     try:
         return columns.found_in(names, str(path), need_label=False)

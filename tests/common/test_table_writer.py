@@ -2,16 +2,17 @@
 
 import csv
 import errno
-import json
+import time
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import InputError
-from common.table_writer import TableWriter
+from common.table_writer import AddedColumn
 from common.tables import Chunk, TableReader
 from tests.common.table_files import (
     ANY_TEXT,
@@ -19,11 +20,17 @@ from tests.common.table_files import (
     PROPERTY,
     ROWS,
     copy,
+    join,
     numbered,
     put,
+    typed_table,
     values,
     write,
+    writer_for,
 )
+
+SCORE = AddedColumn("score", pa.float32())
+ENDINGS = pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet", "arrow", "csv.gz", "jsonl.zst"])
 
 
 @pytest.fixture(scope="module")
@@ -71,34 +78,31 @@ def test_values_that_are_no_text_are_written_as_text(tmp_path: Path, ending: str
     assert values(path) == [("", "true", "false", "3", "0.25", '["x",{"y":null}]')]
 
 
-@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
+@ENDINGS
 def test_added_columns_stand_last(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"a.{ending}"
-    with TableWriter(path, [("score", pa.float32()), ("error", pa.string())]) as writer:
-        writer.open(["text"], None)
-        writer.write(Chunk([2, 3], [{"text": "a"}, {"text": "b"}]), {"score": [0.5, None], "error": [None, "empty"]})
+    writer = writer_for(path, ["text"], SCORE, AddedColumn("error", pa.string()))
+    chunk = Chunk([2, 3], [{"text": "a"}, {"text": "b"}])
+    join(writer, path, writer.part(chunk, {"score": [0.5, None], "error": [None, "empty"]}))
     rows = [row for _, row in numbered(path)]
     assert [list(row) for row in rows] == [["text", "score", "error"]] * 2
-    empty = "" if ending in ("csv", "tsv") else None
-    half = "0.5" if ending in ("csv", "tsv") else 0.5
+    is_text = ending.startswith(("csv", "tsv"))
+    empty, half = ("", "0.5") if is_text else (None, 0.5)
     assert [tuple(row.values()) for row in rows] == [("a", half, empty), ("b", empty, "empty")]
 
 
-@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
+@ENDINGS
 def test_an_input_column_of_an_added_name_is_refused(tmp_path: Path, ending: str) -> None:
-    writer = TableWriter(tmp_path / f"a.{ending}", [("score", pa.float32())])
     with pytest.raises(InputError, match=r"'score'.*--prefix"):
-        writer.open(["text", "score"], None)
+        writer_for(tmp_path / f"a.{ending}", ["text", "score"], SCORE)
 
 
-@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
+@ENDINGS
 def test_an_added_name_in_a_later_json_row_is_not_overwritten(tmp_path: Path, ending: str) -> None:
-    source = put(tmp_path, "a.jsonl", '{"text": "a"}\n{"text": "b", "score": "mine"}\n')
-    reader = TableReader(source)
-    with TableWriter(tmp_path / f"b.{ending}", [("score", pa.float32())]) as writer:
-        writer.open(reader.columns, reader.schema)
-        with pytest.raises(InputError, match="'score'"):
-            writer.write(next(reader.chunks()), {"score": [0.5, 0.5]})
+    reader = TableReader(put(tmp_path, "a.jsonl", '{"text": "a"}\n{"text": "b", "score": "mine"}\n'))
+    writer = writer_for(tmp_path / f"b.{ending}", reader.columns, SCORE)
+    with pytest.raises(InputError, match="'score'"):
+        writer.part(next(reader.chunks()), {"score": [0.5, 0.5]})
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "parquet"])
@@ -114,18 +118,53 @@ def test_a_key_that_a_later_json_row_lacks_is_empty(tmp_path: Path, ending: str)
     assert values(copy(source, tmp_path / f"b.{ending}")) == [("a", "1"), ("b", None if ending == "parquet" else "")]
 
 
-def test_format_given_outweighs_the_names_ending(tmp_path: Path) -> None:
-    with TableWriter(tmp_path / ".abc.tmp", [], format="jsonl") as writer:
-        writer.open(["text"], None)
-        writer.write(Chunk([1], [{"text": "a"}]), {})
-    assert json.loads((tmp_path / ".abc.tmp").read_text()) == {"text": "a"}
+@PROPERTY
+@given(rows=ROWS, size=st.integers(1, 4), ending=st.sampled_from(["csv", "csv.gz", "jsonl.zst", "parquet", "arrow"]))
+def test_parts_one_behind_the_other_are_the_whole(
+    folder: Path, rows: list[tuple[str, str, str]], size: int, ending: str
+) -> None:
+    rows = rows or [("a", "b", "c")]
+    whole = write(folder / "whole.csv", NAMES, rows)
+    assert values(copy(whole, folder / f"parts.{ending}", size)) == rows
+
+
+@pytest.mark.parametrize("ending", ["csv.gz", "jsonl.zst", "parquet", "arrow"])
+def test_a_part_depends_on_its_rows_alone(tmp_path: Path, ending: str) -> None:
+    chunk = Chunk([1, 2], [{"text": "a"}, {"text": "b" * 500}])
+    parts = []
+    for _ in range(2):
+        writer = writer_for(tmp_path / f"a.{ending}", ["text"])
+        writer.part(Chunk([1], [{"text": "another"}]), {})
+        parts.append(writer.part(chunk, {}))
+        time.sleep(1.1 if ending.endswith("gz") else 0)  # a second is what gzip's header counts in
+    assert parts[0] == parts[1]
+
+
+def test_groups_of_rows_are_of_many_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("common.table_writer.GROUP_ROWS", 10)
+    source = write(tmp_path / "a.csv", ["text"], [(str(number),) for number in range(25)])
+    target = copy(source, tmp_path / "a.parquet", 4)
+    with pq.ParquetFile(target) as file:
+        assert [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)] == [8, 8, 9]
+    assert values(target) == values(source)
+
+
+def test_types_stay_from_record_batches_to_record_batches(tmp_path: Path) -> None:
+    table = typed_table()
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert pq.read_table(copy(tmp_path / "a.parquet", tmp_path / "b.parquet", 2)).equals(table)
+    with pa.ipc.open_file(copy(tmp_path / "a.parquet", tmp_path / "b.arrow", 2)) as reader:
+        found = reader.read_all()
+    # An Arrow file has one dictionary a column, and parts bring several.
+    plain = table.set_column(table.column_names.index("kind"), "kind", table["kind"].cast(pa.string()))
+    assert found.equals(plain)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
-def test_a_full_disk_is_an_os_error_that_says_so(kind: str) -> None:
-    with pytest.raises(OSError, match="No space left") as raised:  # noqa: SIM117, PT012
-        with TableWriter(Path("/dev/full"), [], format=kind) as writer:
-            writer.open(["text"], None)
-            writer.write(Chunk([1], [{"text": "a" * 1000}]), {})
+@ENDINGS
+def test_a_full_disk_is_an_os_error_that_says_so(ending: str) -> None:
+    writer = writer_for(Path(f"a.{ending}"), ["text"])
+    part = writer.part(Chunk([1], [{"text": "".join(map(chr, range(32, 40_000)))}]), {})
+    with pytest.raises(OSError, match="No space left") as raised:
+        join(writer, Path("/dev/full"), part)
     assert raised.value.errno == errno.ENOSPC

@@ -15,10 +15,10 @@ from common.examples import Columns
 from common.labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Task
 from demo.messages import DEV
 from export.bundle import MANIFEST_FILE
-from serve.comparison import Comparison, compare
+from serve.comparison.comparison import Comparison, compare
+from serve.comparison.label_comparison import Flip
 from serve.engine import Engine, Prediction
-from serve.label_comparison import Flip
-from serve.score import score
+from serve.scoring.score import score
 from tests.conftest import INTENTS, messages, write_tsv
 from tests.scored_tables import Row, compared, failed, scored, write
 

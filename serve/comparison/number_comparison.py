@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from common.errors import InputError
 from common.labels import REGRESSION, Task
 from common.metrics import evaluate
-from serve.score_shift import Shift, shift_of
-from serve.scored_rows import Answer
+from serve.comparison.score_shift import Shift, shift_of
+from serve.comparison.scored_rows import Answer
 
 # Rows from which quantiles and correlations are; up to so many they are exact.
 SAMPLE_ROWS = 100_000

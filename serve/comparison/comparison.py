@@ -11,10 +11,10 @@ from common.examples import BY_USUAL_NAMES, Columns
 from common.progress import progress
 from common.tokenization import Text
 from export.bundle import MANIFEST_FILE
-from serve.label_comparison import LabelComparison, LabelCounts, as_value
-from serve.number_comparison import NumberComparison, NumberCounts
-from serve.scored_files import rows_of_files
-from serve.scored_rows import CHUNK_ROWS, Answer, ScoredRow, ScoredRows, rows_of_bundles
+from serve.comparison.label_comparison import LabelComparison, LabelCounts, as_value
+from serve.comparison.number_comparison import NumberComparison, NumberCounts
+from serve.comparison.scored_files import rows_of_files
+from serve.comparison.scored_rows import CHUNK_ROWS, Answer, ScoredRow, ScoredRows, rows_of_bundles
 
 # As much of a text as is kept of a row that differs.
 TEXT_CHARACTERS = 200
@@ -112,7 +112,6 @@ def compare(
     """
     if rows < 0:
         raise InputError(f"rows must be 0 or more, not {rows}")
-    a, b = Path(a), Path(b)
     if _is_bundle(a) != _is_bundle(b):
         kinds = ("a bundle", "none") if _is_bundle(a) else ("no bundle", "one")
         raise InputError(
@@ -123,7 +122,7 @@ def compare(
             raise InputError("two bundles are compared on a table: name it with --data")
         if prefix_a or prefix_b:
             raise InputError("a prefix is of a file's columns; these are bundles")
-        scored = rows_of_bundles(a, b, Path(data), columns, engine=engine, device=device, threads=threads)
+        scored = rows_of_bundles(Path(a), Path(b), data, columns, engine=engine, device=device, threads=threads)
     else:
         if data is not None:
             raise InputError(f"--data is for two bundles, and {a} is none: files of scores have their rows already")
@@ -131,8 +130,8 @@ def compare(
     return _compare(str(a), str(b), scored, rows, seed)
 
 
-def _is_bundle(path: Path) -> bool:
-    return (path / MANIFEST_FILE).is_file()
+def _is_bundle(path: Path | str) -> bool:
+    return (Path(path) / MANIFEST_FILE).is_file()
 
 
 def _compare(a: str, b: str, scored: ScoredRows, kept: int, seed: int) -> Comparison:

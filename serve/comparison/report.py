@@ -15,10 +15,10 @@ from rich.text import Text
 from common.errors import InputError, WorkFailedError, shown
 from common.files import staged_file, write_json
 from common.progress import console, say
-from serve.comparison import Comparison
-from serve.label_comparison import Correctness, LabelComparison
-from serve.number_comparison import NumberComparison
-from serve.score_shift import Shift
+from serve.comparison.comparison import Comparison
+from serve.comparison.label_comparison import Correctness, LabelComparison
+from serve.comparison.number_comparison import NumberComparison
+from serve.comparison.score_shift import Shift
 
 # Kinds of flips and labels that are printed; the rest is summed, and whole in the JSON.
 SHOWN_KINDS = 20

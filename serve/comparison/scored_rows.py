@@ -9,7 +9,8 @@ from pathlib import Path
 from common.errors import InputError, TextError, shown
 from common.examples import Columns, as_label
 from common.labels import MULTI_LABEL, REGRESSION, split_labels
-from common.tables import Row, TableReader
+from common.table_sequence import TableSequence
+from common.tables import Row
 from common.tokenization import Text
 from serve.engine import Engine, Prediction
 
@@ -74,19 +75,26 @@ class ScoredRows:
     all_scores: bool
     with_text: bool
     with_label: bool
-    reader: TableReader
+    reader: TableSequence
     rows: Iterator[ScoredRow]
 
 
 def rows_of_bundles(
-    a: Path, b: Path, data: Path, columns: Columns, *, engine: str = "onnx", device: str = "auto", threads: int = 0
+    a: Path,
+    b: Path,
+    data: Path | str,
+    columns: Columns,
+    *,
+    engine: str = "onnx",
+    device: str = "auto",
+    threads: int = 0,
 ) -> ScoredRows:
     """A table's rows, each answered by two bundles.
 
     Raises:
         InputError: a bundle or the table will not do, or the two models have no label in common.
     """
-    reader = TableReader(data)
+    reader = TableSequence(data)
     found = columns.found_in(reader.columns, str(data), need_label=False)
     engines = [Engine.load(path, engine=engine, device=device, threads=threads) for path in (a, b)]
     first, second = (loaded.task for loaded in engines)
@@ -130,7 +138,7 @@ def label_of(row: Row, column: str) -> str | None:
         return None
 
 
-def _answered(engines: list[Engine], reader: TableReader, found: Columns) -> Iterator[ScoredRow]:
+def _answered(engines: list[Engine], reader: TableSequence, found: Columns) -> Iterator[ScoredRow]:
     needed = [name for name in (found.text, found.pair, found.label) if name is not None]
     number = 0
     for chunk in reader.chunks(CHUNK_ROWS, needed):

@@ -19,9 +19,9 @@ from sklearn.preprocessing import MultiLabelBinarizer
 
 from common.errors import InputError
 from serve import comparison as comparison_module
-from serve import label_comparison, number_comparison, scored_files
-from serve.comparison import compare
-from serve.scored_rows import Answer
+from serve.comparison import label_comparison, number_comparison, scored_files
+from serve.comparison.comparison import compare
+from serve.comparison.scored_rows import Answer
 from tests.scored_tables import Row, compared, failed, scored, write
 
 LABELS = ("a", "b", "c")

@@ -10,8 +10,8 @@ from typing import Any
 from common.errors import InputError
 from common.labels import SEPARATOR
 from common.statistics import CONFIDENCE, Interval
-from serve.score_shift import Shift, ShiftHistogram
-from serve.scored_rows import Answer, check_common_labels, chosen_labels
+from serve.comparison.score_shift import Shift, ShiftHistogram
+from serve.comparison.scored_rows import Answer, check_common_labels, chosen_labels
 
 # What is counted by label or by kind of flip stays bounded, whatever the files hold.
 MAX_LABELS = 10_000
