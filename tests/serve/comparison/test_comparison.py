@@ -18,7 +18,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from sklearn.preprocessing import MultiLabelBinarizer
 
 from common.errors import InputError
-from serve import comparison as comparison_module
+from serve.comparison import comparison as comparison_module
 from serve.comparison import label_comparison, number_comparison, scored_files
 from serve.comparison.comparison import compare
 from serve.comparison.scored_rows import Answer

@@ -19,6 +19,7 @@ from serve.comparison.comparison import Comparison, compare
 from serve.comparison.label_comparison import Flip
 from serve.engine import Engine, Prediction
 from serve.scoring.score import score
+from serve.scoring.settings import ScoreSettings
 from tests.conftest import INTENTS, messages, write_tsv
 from tests.scored_tables import Row, compared, failed, scored, write
 
@@ -117,7 +118,7 @@ def test_bundles_answer_as_their_files_say(bundle: Path, tmp_path: Path) -> None
     direct = compare(bundle, bundle, data=data)
     paths = [tmp_path / "a.tsv", tmp_path / "b.parquet"]
     for path in paths:
-        score(bundle, data, path, all_scores=True)
+        score(bundle, data, path, ScoreSettings(all_scores=True))
     by_files = compare(*paths)
     assert direct.labels is not None
     assert (direct.errors_both, direct.compared, direct.agreement) == (1, 40, 1.0)
@@ -207,3 +208,14 @@ def test_a_bundle_and_a_file_are_not_compared(bundle: Path, tmp_path: Path) -> N
         compare(good, good, data=good)
     with pytest.raises(InputError, match="a prefix is of a file's columns"):
         compare(bundle, bundle, data=good, prefix_a="a_")
+
+
+def test_directories_of_files_are_compared(student_bundle: Path, teacher_bundle: Path, tmp_path: Path) -> None:
+    data = write_tsv(tmp_path / "in.tsv", messages(DEV)[:50])
+    for name, bundle in (("a", student_bundle), ("b", teacher_bundle)):
+        score(bundle, data, tmp_path / name, ScoreSettings(rows_per_file=20, format="jsonl.gz"))
+        score(bundle, data, tmp_path / f"{name}.csv")
+    whole, parts = (compare(tmp_path / f"a{end}", tmp_path / f"b{end}") for end in (".csv", ""))
+    assert whole.labels is not None
+    assert parts.labels is not None
+    assert (parts.rows, parts.labels.flips) == (50, whole.labels.flips)
