@@ -1,8 +1,8 @@
 """What `score` costs beside the engine alone: `python -m benchmarks.scoring BUNDLE --data TABLE --json OUT`.
 
-The engine alone gets all texts at once, tokenized before, sorted by length, in batches of the same limits; once with one
-lane of all threads, once as `score` opens it. `score` reads the table, tokenizes, runs, and writes CSV. All in turn, in
-one process. Then the command itself is run on the table and on the same rows many times over, and its peak memory read.
+The engine alone gets all texts at once, tokenized before, sorted by length, in batches of the same limits; once with
+one lane of all threads, once as `score` opens it. `score` reads the table, tokenizes, runs, and writes CSV. All in
+turn, in one process. Then the command itself is run on the table and on its rows many times over, for its peak memory.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-_LOCK_FILE = "lock"
+LOCK_FILE = "lock"
 
 
 @contextlib.contextmanager
@@ -33,12 +33,12 @@ def _hold(path: Path, wait: bool) -> int:
         path.mkdir(parents=True, exist_ok=True)
         try:
             # A file and not the directory itself: network file systems lock nothing else.
-            handle = os.open(path / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
+            handle = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:
             continue  # whoever held the directory has just removed it
         try:
             fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(handle), os.stat(path / _LOCK_FILE)):
+            if os.path.samestat(os.fstat(handle), os.stat(path / LOCK_FILE)):
                 return handle
         except FileNotFoundError:
             pass

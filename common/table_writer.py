@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, BinaryIO
 
 import orjson
@@ -21,6 +23,9 @@ GROUP_ROWS = 131_072
 GROUP_BYTES = 64 * 1024 * 1024
 
 _BATCHED = ("parquet", "arrow")
+
+# What may need quotation marks in CSV, and what TSV cannot hold.
+_SPECIAL = re.compile(r'["\r\n]')
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,10 @@ class TableWriter:
 
     def __post_init__(self) -> None:
         self._refuse_clash(self.columns, "the input")
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        return frozenset(self.columns)
 
     @property
     def takes_batches(self) -> bool:
@@ -102,7 +111,7 @@ class TableWriter:
             for part in parts:
                 file.write(part)
 
-    @property
+    @cached_property
     def batch_schema(self) -> pa.Schema:
         """Of a file of record batches."""
         own = {key.encode(): value.encode() for key, value in self.metadata.items()}
@@ -147,7 +156,7 @@ class TableWriter:
         ]
 
     def _check_columns(self, row: dict[str, Any], place: str) -> None:
-        if row.keys() == set(self.columns):
+        if row.keys() == self._names:
             return
         self._refuse_clash(list(row), place)
         unknown = [name for name in row if name not in self.columns]
@@ -162,13 +171,17 @@ class TableWriter:
             raise InputError(f"{where} has a column '{clash}' already: choose other names with --prefix")
 
     def _line(self, values: Sequence[Any], number: int) -> str:
-        fields = [_as_text(value, f"row {number}") for value in values]
+        fields = [value if isinstance(value, str) else _as_text(value, f"row {number}") for value in values]
+        separator = "," if self.format == "csv" else "\t"
+        line = separator.join(fields)
+        # Most rows need no second look.
+        plain = line.count(separator) == len(fields) - 1 and not _SPECIAL.search(line)
         if self.format == "csv":
             # A blank line would be no row at all.
-            return (",".join(map(_quoted, fields)) or '""') + "\n"
-        if any("\t" in field or "\n" in field for field in fields) or fields[-1].endswith("\r"):
+            return ((line if plain else ",".join(map(_quoted, fields))) or '""') + "\n"
+        if not plain and (any("\t" in field or "\n" in field for field in fields) or line.endswith("\r")):
             raise InputError(f"row {number} holds a tab or a line break, which TSV cannot hold: write CSV instead")
-        return "\t".join(fields) + "\n"
+        return line + "\n"
 
     def _packed(self, text: str) -> bytes:
         data = text.encode()

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
 from common.errors import InputError, WorkFailedError, shown
 from common.location import Location
+from common.locks import LOCK_FILE
 from common.progress import say
 from serve.scoring.shards import ShardId
 
@@ -57,7 +59,14 @@ class ShardRecord:
         return cls(**{**found, "shard": (int(place), int(number)), "labels": Counter(found["labels"])})
 
 
-Records = dict[ShardId, ShardRecord]
+class DoneShard(NamedTuple):
+    """What there is to remember of a shard in the journal, of however many shards."""
+
+    rows: int
+    sha256: str
+
+
+Done = dict[ShardId, DoneShard]
 
 
 class Journal:
@@ -70,8 +79,8 @@ class Journal:
     def __init__(self, directory: Location):
         self.directory = directory
 
-    def open(self, run: dict[str, Any], circumstances: dict[str, Any], *, overwrite: bool) -> Records:
-        """The shards that an earlier process of the same run has done.
+    def open(self, run: dict[str, Any], circumstances: dict[str, Any], *, overwrite: bool) -> None:
+        """Goes on with what an earlier process of the same run has done, or begins.
 
         Args:
             run: all that decides about the output's bytes.
@@ -91,17 +100,28 @@ class Journal:
                     f"or pass --overwrite to discard it"
                 )
             say(f"Another run's journal is discarded ({other})")
-            self.discard()
             found = None
         if found is None:
-            # Parts without a run are of nobody knows what.
+            # Before the run is written down: parts are always of the run that is.
             self.discard_parts()
             self.directory.make_directory()
             kept = {"run": wanted, "circumstances": circumstances}
             self.directory.child(_RUN).write_bytes(json.dumps(kept, indent=1).encode())
         elif before != circumstances:
             say(f"Begun with other {_differences(before, circumstances)}: scores may differ in their last bits")
-        return {record.shard: record for record in self._records()}
+
+    def records(self) -> Iterator[ShardRecord]:
+        """Of the shards that are done; a file that says nothing of the kind is removed."""
+        for name in self.shards():
+            file = self.directory.child(name)
+            try:
+                with file.open() as stream:
+                    record = ShardRecord.from_json(json.loads(stream.readline()))
+            except (ValueError, TypeError, KeyError):
+                file.remove()
+                continue
+            if self._file(record.shard).path == file.path:
+                yield record
 
     def keep(self, record: ShardRecord, part: bytes) -> None:
         """Writes a shard that is done."""
@@ -119,26 +139,33 @@ class Journal:
                 f"on a file system that all share, or in a store (s3://, gs://)"
             )
 
-    def part(self, record: ShardRecord) -> bytes:
+    def part(self, shard: ShardId, sha256: str) -> bytes:
         """A shard's part of the output.
 
         Raises:
             WorkFailedError: it is not what was written; it is removed, so that the same command makes it anew.
         """
-        file = self._file(record.shard)
+        file = self._file(shard)
         _, _, part = file.read_bytes().partition(b"\n")
-        if hashlib.sha256(part).hexdigest() != record.sha256:
+        if hashlib.sha256(part).hexdigest() != sha256:
             file.remove()
             raise WorkFailedError(f"{file.name} was damaged and is removed: the same command makes it anew")
         return part
 
     def discard(self) -> None:
-        """Removes the journal, and all that it holds."""
-        self.directory.remove()
+        """Removes all that the journal has written, and the directory if nothing else lies in it."""
+        self.discard_parts()
+        self.directory.child(_RUN).remove()
+        if self.directory.local is not None:
+            self.directory.child(LOCK_FILE).remove()
+            with contextlib.suppress(OSError):
+                self.directory.local.rmdir()
 
     def discard_parts(self) -> None:
-        for name in self.shards():
-            self.directory.child(name).remove()
+        """Removes the parts, whole or not."""
+        for name in self.directory.children():
+            if _ENDING in name:
+                self.directory.child(name).remove()
 
     def shards(self) -> list[str]:
         """The names of the files of shards that are done."""
@@ -152,19 +179,6 @@ class Journal:
             return dict(kept["run"]), dict(kept["circumstances"])
         except (ValueError, TypeError, KeyError):
             return None, {}
-
-    def _records(self) -> Iterator[ShardRecord]:
-        for name in self.shards():
-            file = self.directory.child(name)
-            try:
-                with file.open() as stream:
-                    found = json.loads(stream.readline())
-                record = ShardRecord.from_json(found)
-            except (ValueError, TypeError, KeyError):
-                file.remove()
-                continue
-            if self._file(record.shard).path == file.path:
-                yield record
 
     def _file(self, shard: ShardId) -> Location:
         return self.directory.child("{:06d}-{:08d}".format(*shard) + _ENDING)

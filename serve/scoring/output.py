@@ -13,7 +13,8 @@ from common.files import MADE_BY, check_output, staged_directory
 from common.location import Location
 from common.table_formats import ENDINGS, compression, table_format
 from common.table_writer import TableWriter
-from serve.scoring.journal import Journal, Records, ShardRecord
+from serve.scoring.journal import Done, DoneShard, Journal
+from serve.scoring.shards import ShardId
 
 # In a directory of files; readers of such directories leave out what begins so.
 SUMMARY_FILE = "_score.json"
@@ -87,7 +88,7 @@ class Output:
             )
 
     def write(
-        self, writer: TableWriter, journal: Journal, records: Records, summary: Mapping[str, Any],
+        self, writer: TableWriter, journal: Journal, done: Done, summary: Mapping[str, Any],
         *, overwrite: bool,
     ) -> None:  # fmt: skip
         """Joins the journal's parts.
@@ -99,15 +100,15 @@ class Output:
             InputError: as `check`.
             WorkFailedError: a part was damaged.
         """
-        ordered = [record for _, record in sorted(records.items())]
+        ordered = sorted(done.items())
         if self.rows_per_file is None:
             with self.location.open_output() as file:
-                writer.join((journal.part(record) for record in ordered), file)
+                writer.join((journal.part(shard, each.sha256) for shard, each in ordered), file)
             return
         with self._directory(overwrite=overwrite) as directory:
             for number, group in enumerate(_grouped(ordered, self.rows_per_file)):
                 with directory.child(f"part-{number:05d}{self.ending}").open_output() as file:
-                    writer.join((journal.part(record) for record in group), file)
+                    writer.join((journal.part(shard, each.sha256) for shard, each in group), file)
             # Last, so that it tells a whole directory from one under way where a store has no directories.
             told = json.dumps({**MADE_BY, **summary}, indent=2, ensure_ascii=False) + "\n"
             directory.child(SUMMARY_FILE).write_bytes(told.encode())
@@ -128,13 +129,15 @@ def _ending(location: Location) -> str | None:
     return next((ending for ending in ENDINGS if location.path.lower().endswith(ending)), None)
 
 
-def _grouped(records: Sequence[ShardRecord], rows: int) -> Iterator[list[ShardRecord]]:
+def _grouped(ordered: Sequence[tuple[ShardId, DoneShard]], most_rows: int) -> Iterator[list[tuple[ShardId, DoneShard]]]:
     """Consecutive shards of at most so many rows together."""
-    group: list[ShardRecord] = []
-    for record in records:
-        if group and sum(each.rows for each in group) + record.rows > rows:
+    group: list[tuple[ShardId, DoneShard]] = []
+    rows = 0
+    for shard, each in ordered:
+        if group and rows + each.rows > most_rows:
             yield group
-            group = []
-        group.append(record)
+            group, rows = [], 0
+        group.append((shard, each))
+        rows += each.rows
     if group:
         yield group

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -12,17 +12,17 @@ from common.files import check_names, parents_of
 from common.location import Location
 from common.locks import held_directory
 from common.metrics import choose_metric
-from common.progress import say
+from common.progress import say, working
 from common.storage import expand
 from export.bundle import Bundle
-from serve.scoring.journal import Records, ShardRecord
+from serve.scoring.journal import ShardRecord
 from serve.scoring.local import score_locally
 from serve.scoring.output import Output
 from serve.scoring.run import ScoreRun, open_engine, prepare_run
 from serve.scoring.score_progress import ScoreProgress
 from serve.scoring.settings import ScoreSettings
-from serve.scoring.shards import Inputs
-from serve.scoring.summary import ScoreSummary, summarize
+from serve.scoring.shards import Inputs, ShardId
+from serve.scoring.summary import ScoreSummary, ScoreTally
 
 
 def score(
@@ -52,7 +52,8 @@ def score(
         Location.parse(output), format=settings.format, rows_per_file=settings.rows_per_file, like=locations[0]
     )
     target.check(locations, overwrite=settings.overwrite)
-    source = Inputs(locations)
+    with working("reading the inputs' hashes"):
+        source = Inputs(locations)
     loaded = Bundle.load(Path(bundle))
     on_ray = settings.engine == "ray"
     # An actor's device must be known before there is one, and is what was asked for.
@@ -60,50 +61,62 @@ def score(
     device = engine.model.device if engine is not None else "cuda" if settings.device == "cuda" else "cpu"
     run = prepare_run(loaded, source, target, settings, device)
     metric = choose_metric(loaded.task, settings.metric)
-    with _sole_run(run) as records:
-        resumed = dict(records)
-        with ScoreProgress(settings.progress, resumed.values()) as shown:
-            _check_errors(run, records)
-            for record in (
-                score_locally(run, engine, resumed, shown) if engine is not None else _score_on_ray(run, resumed, shown)
-            ):
-                records[record.shard] = record
-                _check_errors(run, records)
-            before = sum(record.rows for record in resumed.values())
-            summary = summarize(records, loaded.task, resumed=before, seconds=time.monotonic() - started)
-            target.write(run.scorer.writer, run.journal, records, summary.as_json(), overwrite=settings.overwrite)
-            summary.seconds = time.monotonic() - started
-            shown.closed({**summary.as_json(), "output": target.location.name})
+    with _sole_run(run) as tally, ScoreProgress(settings.progress) as shown:
+        _take_up(run, tally, shown)
+        resumed = frozenset(tally.done)
+        before = tally.rows
+        for record in (
+            score_locally(run, engine, resumed, shown) if engine is not None else _score_on_ray(run, resumed, shown)
+        ):
+            tally.add(record)
+            _check_errors(settings, tally)
+        summary = tally.summary(resumed_rows=before, seconds=time.monotonic() - started)
+        target.write(run.scorer.writer, run.journal, tally.done, summary.as_json(), overwrite=settings.overwrite)
+        summary.seconds = time.monotonic() - started
+        shown.closed({**summary.as_json(), "output": target.location.name})
     summary.say(metric)
     say(f"Written to {target.location.name}")
     return summary
 
 
-def _score_on_ray(run: ScoreRun, done: Records, shown: ScoreProgress) -> Iterator[ShardRecord]:
+def _score_on_ray(run: ScoreRun, done: Collection[ShardId], shown: ScoreProgress) -> Iterator[ShardRecord]:
     from serve.scoring.on_ray import score_on_ray  # Ray is not there where one machine is enough
 
     return score_on_ray(run, done, shown)
 
 
-def _check_errors(run: ScoreRun, records: Records) -> None:
-    limit = run.settings.max_errors
-    errors = sum(record.errors for record in records.values())
-    if limit is not None and errors > limit:
-        first = next(record.first_error for _, record in sorted(records.items()) if record.errors)
+def _take_up(run: ScoreRun, tally: ScoreTally, shown: ScoreProgress) -> None:
+    """Counts what an earlier process has done."""
+    journal = run.journal
+    journal.open(run.identity, run.circumstances, overwrite=run.settings.overwrite)
+    if run.inputs.from_stdin:
+        # What came before cannot be skipped unseen.
+        journal.discard_parts()
+    for record in journal.records():
+        tally.add(record)
+        shown.resumed(record)
+    if tally.done:
+        say(f"Going on after {tally.rows:,} rows, from {journal.directory.name}")
+    _check_errors(run.settings, tally)
+
+
+def _check_errors(settings: ScoreSettings, tally: ScoreTally) -> None:
+    limit = settings.max_errors
+    if limit is not None and tally.errors > limit:
         raise WorkFailedError(
-            f"{errors:,} rows have an error, more than --max-errors {limit:,} ({first}); with a larger limit the same "
-            f"command goes on"
+            f"{tally.errors:,} rows have an error, more than --max-errors {limit:,} ({tally.first_error}); with a "
+            f"larger limit the same command goes on"
         )
 
 
 @contextmanager
-def _sole_run(run: ScoreRun) -> Iterator[Records]:
-    """The one run that makes the output: yields the records of an earlier process, and clears up after the last one.
+def _sole_run(run: ScoreRun) -> Iterator[ScoreTally]:
+    """The one run that makes the output: yields what counts its shards, and clears up when the output is whole.
 
     Raises:
-        InputError: another process is at it, or the journal is another run's.
+        InputError: another process is at it.
     """
-    journal, output, overwrite = run.journal, run.output, run.settings.overwrite
+    journal, output = run.journal, run.output
     local = journal.directory.local
     with ExitStack() as hold:
         if local is not None:
@@ -114,24 +127,16 @@ def _sole_run(run: ScoreRun) -> Iterator[Records]:
             except BlockingIOError:
                 name = output.location.name
                 raise InputError(f"another run is writing {name}: wait for it, or choose another output") from None
-        records: Records = {}
+        tally = ScoreTally(run.scorer.task)
         done = False
         try:
             # Another run may have ended between the first look and the lock.
-            output.check([], overwrite=overwrite)
-            records = journal.open(run.identity, run.circumstances, overwrite=overwrite)
-            if run.inputs.from_stdin:
-                journal.discard_parts()
-                records = {}
-            if records:
-                rows = sum(record.rows for record in records.values())
-                say(f"Going on after {rows:,} rows, from {journal.directory.name}")
-            yield records
+            output.check([], overwrite=run.settings.overwrite)
+            yield tally
             done = True
         except KeyboardInterrupt:
-            if records and not run.inputs.from_stdin:
-                rows = sum(record.rows for record in records.values())
-                say(f"{rows:,} rows are kept in {journal.directory.name}: the same command goes on from there")
+            if tally.done and not run.inputs.from_stdin:
+                say(f"{tally.rows:,} rows are kept in {journal.directory.name}: the same command goes on from there")
             raise
         finally:
             if done or not journal.shards():

@@ -23,16 +23,14 @@ class ScoreProgress:
 
     Args:
         kind: one of `serve.scoring.settings.PROGRESS`.
-        resumed: the shards that an earlier process has done.
     """
 
-    def __init__(self, kind: str, resumed: Iterable[ShardRecord] = ()):
+    def __init__(self, kind: str):
         self._kind = kind
         self._rows = self._errors = self._tokens = 0
         self._share: float | None = 0.0
-        for record in resumed:
-            self._count(record, record.rows)
-        self._rows_before, self._share_before, self._tokens = self._rows, self._share, 0
+        self._rows_before = 0
+        self._share_before: float | None = 0.0
         # Shards that were read and are not done.
         self._reading: deque[Shard] = deque()
         self._rows_in_shard = 0
@@ -46,6 +44,12 @@ class ScoreProgress:
 
     def __exit__(self, *_: object) -> None:
         self._open.close()
+
+    def resumed(self, record: ShardRecord) -> None:
+        """An earlier process has done a shard."""
+        self._count(record, record.rows)
+        self._rows_before, self._share_before = self._rows, self._share
+        self._started = time.monotonic()
 
     def reading(self, shards: Iterable[Shard]) -> Iterator[Shard]:
         """The same shards, seen as they are read."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from common.errors import InputError
 from common.examples import Columns, as_label
@@ -63,9 +64,11 @@ class ShardScorer:
 
     def _values(self, answers: Sequence[Answer]) -> dict[str, list[Any]]:
         good = [answer if isinstance(answer, Prediction) else None for answer in answers]
+        scores = [answer and answer.score for answer in good]
+        is_number = self.task.problem_type == REGRESSION
         values: dict[str, list[Any]] = {
-            "prediction": [answer and _prediction(answer) for answer in good],
-            "score": [answer and answer.score for answer in good],
+            "prediction": scores if is_number else [answer and answer.answer for answer in good],
+            "score": scores,
             "truncated": [answer and answer.truncated for answer in good],
             "error": [None if isinstance(answer, Prediction) else str(answer) for answer in answers],
         }
@@ -91,24 +94,32 @@ class ShardScorer:
         return record
 
 
-def _prediction(answer: Prediction) -> str | float:
-    return answer.score if answer.task.problem_type == REGRESSION else answer.answer
-
-
 def _count_labelled(tally: Tally, task: Task, chunk: Chunk, column: str, answers: Sequence[Answer]) -> int:
     """Counts the chunk's labelled answers; returns how many labels the model has not."""
     unknown = 0
-    scores, targets = [], []
+    labels: list[str] = []
+    scores: list[NDArray[np.float32]] = []
     for row, answer in zip(chunk.rows, answers, strict=True):
         value = row.get(column)
         # No label is an answer only where a row may have several.
         if not isinstance(answer, Prediction) or value is None or (value == "" and task.problem_type != MULTI_LABEL):
             continue
         try:
-            targets.append(task.targets([as_label(value)], [""]))
+            labels.append(as_label(value))
             scores.append(answer.scores)
         except InputError:
             unknown += 1
-    if scores:
-        tally.add(np.stack(scores), np.concatenate(targets))
-    return unknown
+    fits = {label: _is_known(label, task) for label in set(labels)}
+    known = [place for place, label in enumerate(labels) if fits[label]]
+    if known:
+        targets = task.targets([labels[place] for place in known], [""] * len(known))
+        tally.add(np.stack([scores[place] for place in known]), targets)
+    return unknown + len(labels) - len(known)
+
+
+def _is_known(label: str, task: Task) -> bool:
+    try:
+        task.targets([label], [""])
+    except InputError:
+        return False
+    return True

@@ -13,7 +13,7 @@ from common.tables import Chunk, TableReader
 
 # Rows of a shard, which `common.tables.CHUNK_BYTES` bounds too: they are sorted by length together, written together,
 # and at most what a kill costs. In so many rows each length occurs often enough that hardly any padding is left.
-SHARD_ROWS = 16_384
+SHARD_ROWS = 8_192
 
 
 # An input's place among the inputs, and the shard's place in it, from 0: shards in this order are the rows in theirs.

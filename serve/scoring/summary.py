@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from common.labels import Task
 from common.metrics import Tally
 from common.progress import say
-from serve.scoring.journal import Records
+from serve.scoring.journal import Done, DoneShard, ShardRecord
+from serve.scoring.shards import ShardId
 
 # Labels that the closing lines count one by one.
 _LABELS_SHOWN = 12
@@ -74,23 +75,51 @@ class ScoreSummary:
         return {**vars(self), "labels": dict(self.labels.most_common()), "rows_per_second": self.rows_per_second}
 
 
-def summarize(records: Records, task: Task, *, resumed: int, seconds: float) -> ScoreSummary:
-    """The summary of shards that are done.
+class ScoreTally:
+    """Counts shards as they are done; what it holds does not grow with them (but for regression: 8 bytes a row).
 
-    Args:
-        resumed: rows that an earlier process had done.
+    Attributes:
+        done: the shards.
+        errors: rows with an error.
     """
-    summary = ScoreSummary(resumed_rows=resumed, seconds=seconds)
-    tally = Tally(task)
-    for _, record in sorted(records.items()):
+
+    def __init__(self, task: Task):
+        self.done: Done = {}
+        self.errors = 0
+        self._summary = ScoreSummary()
+        self._first_error: tuple[ShardId, str] | None = None
+        self._answers = Tally(task)
+
+    def add(self, record: ShardRecord) -> None:
+        """Counts a shard."""
+        self.done[record.shard] = DoneShard(record.rows, record.sha256)
+        self.errors += record.errors
+        if record.first_error is not None:
+            first = (record.shard, record.first_error)
+            self._first_error = min(self._first_error or first, first)
+        summary = self._summary
         summary.rows += record.rows
-        summary.errors += record.errors
-        summary.first_error = summary.first_error or record.first_error
         summary.truncated += record.truncated
         summary.tokens += record.tokens
-        summary.labels += record.labels
+        summary.labels.update(record.labels)
         summary.unknown_labels += record.unknown_labels
-        tally.merge(record.answers)
-    if tally.rows:
-        summary.metrics = tally.metrics()
-    return summary
+        self._answers.merge(record.answers)
+
+    @property
+    def rows(self) -> int:
+        return self._summary.rows
+
+    @property
+    def first_error(self) -> str | None:
+        return None if self._first_error is None else self._first_error[1]
+
+    def summary(self, *, resumed_rows: int, seconds: float) -> ScoreSummary:
+        """Of all shards that were counted."""
+        return replace(
+            self._summary,
+            errors=self.errors,
+            first_error=self.first_error,
+            resumed_rows=resumed_rows,
+            seconds=seconds,
+            metrics=self._answers.metrics() if self._answers.rows else {},
+        )

@@ -92,7 +92,7 @@ def _die_in(step: str, *given: Any) -> None:
         Path.write_bytes = half  # type: ignore[method-assign]
     else:
         read = Journal.part
-        Journal.part = lambda journal, record: (never if record.shard[1] == 3 else read)(journal, record)  # type: ignore[method-assign]
+        Journal.part = lambda journal, shard, *given: (never if shard[1] == 3 else read)(journal, shard, *given)  # type: ignore[method-assign]
     score(*given)
 
 
