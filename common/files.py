@@ -19,6 +19,9 @@ from common.errors import InputError
 MARKERS = ("understudy.json", "distillation.json", "results.json", "_score.json")
 MADE_BY = {"made_by": "understudy"}
 
+# Of what is under way; killed processes leave it behind.
+STAGING_PREFIX = ".understudy-"
+
 _MAX_NAME_BYTES = 255
 
 
@@ -121,7 +124,7 @@ def staged_directory(path: Path, *, overwrite: bool = False, work: Path | None =
     check_output(path, directory=True, overwrite=overwrite)
     path = resolved(path)
     with parents_of(path):
-        staging = Path(tempfile.mkdtemp(prefix=".understudy-", dir=work or path.parent))
+        staging = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=work or path.parent))
         try:
             yield staging
             staging.chmod(0o777 & ~_umask())
@@ -131,8 +134,11 @@ def staged_directory(path: Path, *, overwrite: bool = False, work: Path | None =
 
 
 @contextlib.contextmanager
-def staged_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def staged_file(path: Path, *, overwrite: bool = False, work: Path | None = None) -> Iterator[Path]:
     """A temporary file beside `path` that takes its place when the block ends without an exception.
+
+    Args:
+        work: as in `staged_directory`.
 
     Raises:
         InputError: as `check_output`.
@@ -140,7 +146,7 @@ def staged_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     check_output(path, directory=False, overwrite=overwrite)
     path = resolved(path)
     with parents_of(path):
-        handle, name = tempfile.mkstemp(prefix=".understudy-", suffix=path.suffix, dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=STAGING_PREFIX, suffix=path.suffix, dir=work or path.parent)
         os.close(handle)
         staging = Path(name)
         try:
@@ -181,7 +187,7 @@ def _replace_directory(path: Path, staging: Path) -> None:
     if not path.exists():
         staging.replace(path)
         return
-    old = Path(tempfile.mkdtemp(prefix=".understudy-", dir=staging.parent))
+    old = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=staging.parent))
     try:
         path.replace(old)
         staging.replace(path)

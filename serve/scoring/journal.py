@@ -6,13 +6,15 @@ import contextlib
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
 
 from common.errors import InputError, WorkFailedError, shown
+from common.files import STAGING_PREFIX
 from common.location import Location
 from common.locks import LOCK_FILE
 from common.progress import say
@@ -21,6 +23,7 @@ from serve.scoring.shards import ShardId
 FORMAT_VERSION = 1
 
 _RUN = "run.json"
+_OUTPUT = "output.json"
 _ENDING = ".part"
 
 
@@ -90,6 +93,8 @@ class Journal:
         Raises:
             InputError: the journal is another run's and may not be discarded.
         """
+        # Of an output that a killed process was about to write.
+        self._remove(lambda name: name.startswith(STAGING_PREFIX))
         wanted = json.loads(json.dumps({"journal format": FORMAT_VERSION, **run}))
         found, before = self._run()
         if found is not None and found != wanted:
@@ -152,19 +157,32 @@ class Journal:
             raise WorkFailedError(f"{file.name} was damaged and is removed: the same command makes it anew")
         return part
 
+    def mark_output(self, staging: Path) -> None:
+        """Notes that `staging` is the whole output, and about to be renamed."""
+        self.directory.child(_OUTPUT).write_bytes(_told(staging))
+
+    def wrote(self, output: Path) -> bool:
+        """Whether what stands at the output is what this journal's run has put there, before it was killed."""
+        if _OUTPUT not in self.directory.children() or not output.exists():
+            return False
+        return self.directory.child(_OUTPUT).read_bytes() == _told(output)
+
     def discard(self) -> None:
         """Removes all that the journal has written, and the directory if nothing else lies in it."""
         self.discard_parts()
-        self.directory.child(_RUN).remove()
+        self._remove(lambda name: name.startswith((_RUN, STAGING_PREFIX)))
         if self.directory.local is not None:
             self.directory.child(LOCK_FILE).remove()
             with contextlib.suppress(OSError):
                 self.directory.local.rmdir()
 
     def discard_parts(self) -> None:
-        """Removes the parts, whole or not."""
+        """Removes the parts, whole or not, and what is noted of an output made of them."""
+        self._remove(lambda name: _ENDING in name or name.startswith(_OUTPUT))
+
+    def _remove(self, which: Callable[[str], bool]) -> None:
         for name in self.directory.children():
-            if _ENDING in name:
+            if which(name):
                 self.directory.child(name).remove()
 
     def shards(self) -> list[str]:
@@ -182,6 +200,12 @@ class Journal:
 
     def _file(self, shard: ShardId) -> Location:
         return self.directory.child("{:06d}-{:08d}".format(*shard) + _ENDING)
+
+
+def _told(path: Path) -> bytes:
+    """What a file or directory keeps when it is renamed, and another one has not."""
+    status = path.stat()
+    return json.dumps([status.st_ino, status.st_size, status.st_mtime_ns]).encode()
 
 
 def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO
 
 from common.errors import InputError
-from common.files import MADE_BY, check_output, staged_directory
+from common.files import MADE_BY, check_output, resolved, staged_directory, staged_file
 from common.location import Location
 from common.table_formats import ENDINGS, compression, table_format
 from common.table_writer import TableWriter
@@ -44,6 +44,10 @@ class Output:
         Raises:
             InputError: no such format; a directory is to have the name of a table, or a file has that of none.
         """
+        if location.local is not None:
+            # A link stays one, and what it points to is written: beside that there is room for what is under way.
+            there = resolved(location.local)
+            location = replace(location, path=str(there), local=there)
         if rows_per_file is None:
             table_format(location)
             return cls(location, _ending(location) or "")
@@ -63,6 +67,17 @@ class Output:
     @property
     def compression(self) -> str | None:
         return compression(f"rows{self.ending}")
+
+    @property
+    def journal(self) -> Journal:
+        """Of the run that makes this output, beside it."""
+        name = self.location.path.rsplit("/", 1)[-1]
+        return Journal(self.location.ancestor(1).child(f".{name}.partial"))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether a run was killed between writing it and clearing up; in a store that is not known."""
+        return self.location.local is not None and self.journal.wrote(self.location.local)
 
     def check(self, inputs: Sequence[Location], *, overwrite: bool) -> None:
         """Refuses an output that cannot be written, or would take an input's place.
@@ -88,10 +103,10 @@ class Output:
             )
 
     def write(
-        self, writer: TableWriter, journal: Journal, done: Done, summary: Mapping[str, Any],
+        self, writer: TableWriter, done: Done, summary: Mapping[str, Any],
         *, overwrite: bool,
     ) -> None:  # fmt: skip
-        """Joins the journal's parts.
+        """Joins the parts that are done.
 
         Args:
             summary: kept beside the files of a directory.
@@ -100,9 +115,9 @@ class Output:
             InputError: as `check`.
             WorkFailedError: a part was damaged.
         """
-        ordered = sorted(done.items())
+        ordered, journal = sorted(done.items()), self.journal
         if self.rows_per_file is None:
-            with self.location.open_output() as file:
+            with self._file(overwrite=overwrite) as file:
                 writer.join((journal.part(shard, each.sha256) for shard, each in ordered), file)
             return
         with self._directory(overwrite=overwrite) as directory:
@@ -114,14 +129,29 @@ class Output:
             directory.child(SUMMARY_FILE).write_bytes(told.encode())
 
     @contextmanager
+    def _file(self, *, overwrite: bool) -> Iterator[BinaryIO]:
+        local, work = self.location.local, self.journal.directory.local
+        if local is None:
+            with self.location.open_output() as file:
+                yield file
+            return
+        # What a killed process leaves of it goes with the journal.
+        with staged_file(local, overwrite=overwrite, work=work) as staging:
+            with staging.open("wb") as file:
+                yield file
+            self.journal.mark_output(staging)
+
+    @contextmanager
     def _directory(self, *, overwrite: bool) -> Iterator[Location]:
-        with ExitStack() as stack:
-            if self.location.local is not None:
-                yield Location.parse(stack.enter_context(staged_directory(self.location.local, overwrite=overwrite)))
-                return
+        local, work = self.location.local, self.journal.directory.local
+        if local is None:
             if overwrite:
                 self.location.remove()
             yield self.location
+            return
+        with staged_directory(local, overwrite=overwrite, work=work) as staging:
+            yield Location.parse(staging)
+            self.journal.mark_output(staging)
 
 
 def _ending(location: Location) -> str | None:

@@ -45,9 +45,7 @@ class ScoreRun:
 
     @property
     def journal(self) -> Journal:
-        location = self.output.location
-        name = location.path.rsplit("/", 1)[-1]
-        return Journal(location.ancestor(1).child(f".{name}.partial"))
+        return self.output.journal
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def score(
     target = Output.of(
         Location.parse(output), format=settings.format, rows_per_file=settings.rows_per_file, like=locations[0]
     )
-    target.check(locations, overwrite=settings.overwrite)
+    target.check(locations, overwrite=settings.overwrite or _is_written(target, locations))
     with working("reading the inputs' hashes"):
         source = Inputs(locations)
     loaded = Bundle.load(Path(bundle))
@@ -71,12 +71,18 @@ def score(
             tally.add(record)
             _check_errors(settings, tally)
         summary = tally.summary(resumed_rows=before, seconds=time.monotonic() - started)
-        target.write(run.scorer.writer, run.journal, tally.done, summary.as_json(), overwrite=settings.overwrite)
+        if not target.is_whole:
+            target.write(run.scorer.writer, tally.done, summary.as_json(), overwrite=settings.overwrite)
         summary.seconds = time.monotonic() - started
         shown.closed({**summary.as_json(), "output": target.location.name})
     summary.say(metric)
     say(f"Written to {target.location.name}")
     return summary
+
+
+def _is_written(output: Output, inputs: Sequence[Location]) -> bool:
+    """Whether all but clearing up was done before a kill; what came from standard input cannot be told from another."""
+    return output.is_whole and not inputs[0].is_stdin
 
 
 def _score_on_ray(run: ScoreRun, done: Collection[ShardId], shown: ScoreProgress) -> Iterator[ShardRecord]:
@@ -131,7 +137,7 @@ def _sole_run(run: ScoreRun) -> Iterator[ScoreTally]:
         done = False
         try:
             # Another run may have ended between the first look and the lock.
-            output.check([], overwrite=run.settings.overwrite)
+            output.check([], overwrite=run.settings.overwrite or _is_written(output, run.inputs.locations))
             yield tally
             done = True
         except KeyboardInterrupt:

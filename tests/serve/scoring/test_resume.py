@@ -112,7 +112,8 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(bundle: Path, table: P
                 if code == 0:
                     break
                 assert code == -signal.SIGKILL
-                assert not output.exists()
+                # Whole or not there, also where it was clearing up.
+                assert not output.exists() or _content(output) == _content(tmp_path / "whole" / name)
                 kills += 1
             else:
                 assert exit_code(_score_until, 60.0, bundle, table, output, settings) == 0
@@ -158,6 +159,36 @@ def test_it_does_not_depend_on_the_number_of_cores(bundle: Path, table: Path, tm
     score(bundle, table, tmp_path / "one.csv", ScoreSettings(threads=1))
     score(bundle, table, tmp_path / "all.csv")
     assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "all.csv").read_bytes()
+
+
+def test_killed_when_the_output_is_whole_it_ends_well(
+    bundle: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out.csv"
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "discard", lambda _: None)
+        score(bundle, table, output)
+    before = output.read_bytes()
+    assert score(bundle, table, output).resumed_rows == 400
+    assert output.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
+    with pytest.raises(InputError, match="exists"):
+        score(bundle, table, output)
+
+
+def test_an_output_of_somebody_else_is_not_taken_for_ours(
+    bundle: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out.csv"
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "discard", lambda _: None)
+        score(bundle, table, output)
+    output.write_text("mine")
+    with pytest.raises(InputError, match="exists"):
+        score(bundle, table, output)
+    assert output.read_text() == "mine"
+    score(bundle, table, output, ScoreSettings(overwrite=True, all_scores=True))
+    assert output.read_text().startswith("text,label,prediction,score,truncated,scores,error")
 
 
 def test_only_what_is_missing_is_scored(

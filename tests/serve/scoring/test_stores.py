@@ -91,5 +91,5 @@ def test_a_directory_in_a_store(student_bundle: Path, table: Path, s3: Bucket) -
 def test_no_bucket_is_one_line(student_bundle: Path, table: Path, s3: Bucket) -> None:
     with pytest.raises(InputError, match="no such bucket"):
         score(student_bundle, table, s3.uri("out.csv", bucket="nowhere"))
-    with pytest.raises(InputError, match=r"no such file|no bucket"):
+    with pytest.raises(InputError, match="no such bucket"):
         score(student_bundle, s3.uri("in.csv", bucket="nowhere"), s3.uri("out.csv"))
