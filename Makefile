@@ -18,8 +18,9 @@ test: .venv/dev .venv/optimum/ready ## lint, types and the whole test suite
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-soak: .venv/dev ## the long forms of tests that `test` has in short: a hundred thousand odd requests
-	UNDERSTUDY_SOAK=1 $(BIN)/python -m pytest tests/serve/test_fuzz.py tests/serve/test_openapi.py
+soak: .venv/dev ## the long forms of tests that `test` has in short: a hundred thousand odd requests, two dozen kills
+	UNDERSTUDY_SOAK=1 $(BIN)/python -m pytest tests/serve/test_fuzz.py tests/serve/test_openapi.py \
+		tests/serve/scoring/test_resume.py
 
 gpu: ## what needs a GPU, in one command, with the python3 that is there and no virtual environment
 	@$(PYTHON) -c 'import torch' 2>/dev/null \

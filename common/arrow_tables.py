@@ -18,6 +18,9 @@ from common.store_faults import is_store_fault, store_fault
 
 _FILE_MAGIC = b"ARROW1"
 
+# Decoded at a time: long texts, repeated, take little room in the file and much here.
+_PARQUET_ROWS = 1024
+
 # What a value that Python cannot hold raises: bad UTF-8, a date beyond the year 9999, nanoseconds.
 _UNREADABLE = (pa.ArrowException, OSError, OverflowError, ValueError)
 
@@ -40,10 +43,9 @@ class ParquetTable:
         """The rows, at most `size` and about `CHUNK_BYTES` at a time, with the `needed` columns as Python values."""
         self.position = 0
         with self._open() as file:
-            groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
-            row_bytes = sum(group.total_byte_size for group in groups) // max(file.metadata.num_rows, 1) + 1
-            batches = file.iter_batches(batch_size=max(1, min(size, CHUNK_BYTES // row_bytes)))
-            for chunk in _chunks(self._location, batches, needed):
+            # The file's own sizes are of what it holds, where a text of many rows may stand once.
+            batches = file.iter_batches(batch_size=min(size, _PARQUET_ROWS))
+            for chunk in _chunks(self._location, _gathered(batches, size), needed):
                 self.position += len(chunk.rows)
                 yield chunk
 
@@ -79,7 +81,7 @@ class ArrowTable:
             file, reader = self._open(opened)
             is_stream = isinstance(reader, pa.RecordBatchStreamReader)
             batches = self._streamed(file, reader) if is_stream else self._listed(reader)
-            yield from _chunks(self._location, _cut(batches, size), needed)
+            yield from _chunks(self._location, _cut(_checked(batches), size), needed)
             self.position = self._size
 
     def _open(self, opened: ExitStack) -> tuple[Any, Any]:
@@ -107,11 +109,35 @@ class ArrowTable:
             raise pa.ArrowInvalid(f"{self._size - file.tell()} bytes stand behind the stream's end")
 
 
+def _checked(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same batches of an IPC file; offsets that lead out of the buffers would else be followed."""
+    for batch in batches:
+        batch.validate(full=True)
+        yield batch
+
+
+def _gathered(batches: Iterator[pa.RecordBatch], size: int) -> Iterator[pa.RecordBatch]:
+    """Small batches as ones of at most `size` rows and about `CHUNK_BYTES`."""
+    waiting: list[pa.RecordBatch] = []
+    rows = held = 0
+    for batch in _cut(batches, size):
+        if waiting and (rows + batch.num_rows > size or held + batch.nbytes > CHUNK_BYTES):
+            yield _one(waiting)
+            waiting, rows, held = [], 0, 0
+        waiting.append(batch)
+        rows, held = rows + batch.num_rows, held + batch.nbytes
+    if waiting:
+        yield _one(waiting)
+
+
+def _one(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    (whole,) = pa.Table.from_batches(batches).combine_chunks().to_batches() if len(batches) > 1 else batches
+    return whole
+
+
 def _cut(batches: Iterator[pa.RecordBatch], size: int) -> Iterator[pa.RecordBatch]:
     """The batches in slices of at most `size` rows and about `CHUNK_BYTES`, one row at least."""
     for batch in batches:
-        # Nothing has been checked yet, and offsets that lead out of the buffers would be followed.
-        batch.validate(full=True)
         row_bytes = batch.nbytes // max(batch.num_rows, 1) + 1
         rows = max(1, min(size, CHUNK_BYTES // row_bytes))
         for start in range(0, batch.num_rows, rows):

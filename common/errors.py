@@ -29,6 +29,10 @@ class InputError(UnderstudyError):
     exit_code = 2
 
 
+class ChangedInputError(InputError):
+    """An input is no longer what it was when it was begun."""
+
+
 class MalformedError(InputError):
     """A request body that cannot be parsed at all."""
 

@@ -29,6 +29,7 @@ STDIN_NAME = "standard input"
 
 # A store answers each read alone, after tens of milliseconds; less than this at a time would be mostly waiting.
 REMOTE_READ_BYTES = 8 * 1024 * 1024
+_FIRST_READ_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,21 @@ class Location:
         """Hex digest of the file's bytes, read in a stream."""
         with self.open() as file, told(self.name) if self.local is None else contextlib.nullcontext():
             return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def first_line(self) -> bytes:
+        """The file up to its first line break, and of a store no more than is needed."""
+        if self.local is not None:
+            with self.local.open("rb") as file:
+                return file.readline()
+        with told(self.name), self.filesystem.open_input_file(self.path) as stream:
+            line = b""
+            while b"\n" not in line and (more := stream.read(_FIRST_READ_BYTES)):
+                line += more
+        return line.partition(b"\n")[0]
+
+    def absolute(self) -> Location:
+        """The same for a process that works in another directory."""
+        return self if self.local is None else _local(self.local.absolute())
 
     def write_bytes(self, data: bytes) -> None:
         """Replaces the file; whatever ends the process, it is whole or what it was before."""

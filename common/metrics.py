@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import warnings
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -59,12 +59,15 @@ def evaluate(task: Task, scores: NDArray[np.floating], targets: NDArray[Any]) ->
 class Tally:
     """Counts answers as they come, so that metrics need no memory a row (but for regression: 8 bytes a row).
 
-    Labelled rows are counted by (target, answer); the counts weigh those pairs when the metric is computed.
+    For one label, rows are counted by (target, answer), and the counts weigh those pairs when the metric is computed;
+    for several, by label: rows that have it, that are answered with it, and both.
     """
 
     def __init__(self, task: Task):
         self._task = task
-        self._counts: Counter[tuple[Any, Any]] = Counter()
+        self._pairs: Counter[tuple[int, int]] = Counter()
+        # A line for each label, and one for all rows and, in its last place, the wholly right ones.
+        self._labels = np.zeros((len(task.labels) + 1, 3), np.int64)
         self._numbers: list[NDArray[np.float32]] = []
         self.rows = 0
 
@@ -74,57 +77,71 @@ class Tally:
         if self._task.problem_type == REGRESSION:
             self._numbers.append(np.stack([targets, scores[:, 0]]).astype(np.float32))
         elif self._task.problem_type == SINGLE_LABEL:
-            self._counts.update(zip(targets.tolist(), scores.argmax(axis=-1).tolist(), strict=True))
+            self._pairs.update(zip(targets.tolist(), scores.argmax(axis=-1).tolist(), strict=True))
         else:
-            chosen = self._task.holds(scores)
-            rows = zip((targets > 0).tolist(), chosen.tolist(), strict=True)
-            self._counts.update((tuple(target), tuple(answer)) for target, answer in rows)
+            right, chosen = targets > 0, self._task.holds(scores)
+            self._labels[:-1] += np.stack([right.sum(0), chosen.sum(0), (right & chosen).sum(0)], axis=1)
+            self._labels[-1] += (len(scores), 0, (right == chosen).all(axis=1).sum())
 
-    def state(self) -> list[Any]:
+    def state(self) -> Any:
         """What was counted, as JSON can hold it."""
         if self._task.problem_type == REGRESSION:
-            return np.concatenate(self._numbers, axis=1).tolist() if self._numbers else []
-        return [[target, answer, count] for (target, answer), count in self._counts.items()]
+            numbers = np.concatenate(self._numbers, axis=1) if self._numbers else np.zeros((2, 0), np.float32)
+            return base64.b64encode(numbers.tobytes()).decode()
+        if self._task.problem_type == SINGLE_LABEL:
+            return [[target, answer, count] for (target, answer), count in self._pairs.items()]
+        return self._labels.tolist()
 
-    def merge(self, state: Sequence[Any]) -> None:
+    def merge(self, state: Any) -> None:
         """Adds what another tally of the same task has counted, by its `state`."""
-        if not state:
-            return
         if self._task.problem_type == REGRESSION:
-            self._numbers.append(np.asarray(state, np.float32))
-            self.rows += len(state[0])
-            return
-        for target, answer, count in state:
-            key = (tuple(target), tuple(answer)) if isinstance(target, (list, tuple)) else (target, answer)
-            self._counts[key] += count
-            self.rows += count
+            numbers = np.frombuffer(base64.b64decode(state), np.float32).reshape(2, -1)
+            self._numbers.append(numbers)
+            self.rows += numbers.shape[1]
+        elif self._task.problem_type == SINGLE_LABEL:
+            self._pairs.update({(target, answer): count for target, answer, count in state})
+            self.rows += sum(count for _, _, count in state)
+        else:
+            counts = np.asarray(state, np.int64)
+            self._labels += counts
+            self.rows += int(counts[-1, 0])
 
     def metrics(self) -> dict[str, float]:
         """Every metric that fits the task, over the rows counted so far (at least one)."""
         if self._task.problem_type == REGRESSION:
             targets, predicted = np.concatenate(self._numbers, axis=1)
             return {name: _measure_number(name, predicted, targets) for name in available_metrics(self._task)}
-        pairs = list(self._counts)
+        if self._task.problem_type == MULTI_LABEL:
+            return {name: _measure_counts(name, self._labels) for name in available_metrics(self._task)}
+        pairs = list(self._pairs)
         targets = np.array([target for target, _ in pairs])
         predicted = np.array([answer for _, answer in pairs])
-        weights = np.array([self._counts[pair] for pair in pairs])
+        weights = np.array([self._pairs[pair] for pair in pairs])
         with warnings.catch_warnings():
             # scikit-learn warns where only one label occurs; what it then answers is what we want.
             warnings.simplefilter("ignore")
-            return {
-                name: _measure_labels(name, self._task, predicted, targets, weights)
-                for name in available_metrics(self._task)
-            }
+            return {name: _measure_labels(name, predicted, targets, weights) for name in available_metrics(self._task)}
+
+
+def _measure_counts(name: str, counts: NDArray[np.int64]) -> float:
+    """A metric of rows of several labels; F1 of a label that is neither asked for nor answered counts as 0."""
+    right, chosen, both = counts[:-1].T
+    match name:
+        case "exact-match":
+            return float(counts[-1, 2] / counts[-1, 0])
+        case "micro-f1":
+            return float(2 * both.sum() / max(right.sum() + chosen.sum(), 1))
+        case _:
+            return float(np.mean(2 * both / np.maximum(right + chosen, 1)))
 
 
 def _measure_labels(
-    name: str, task: Task, predicted: NDArray[Any], targets: NDArray[Any], weights: NDArray[np.int64]
+    name: str, predicted: NDArray[np.int64], targets: NDArray[np.int64], weights: NDArray[np.int64]
 ) -> float:
     from sklearn import metrics
 
-    several = task.problem_type == MULTI_LABEL
     match name:
-        case "accuracy" | "exact-match":
+        case "accuracy":
             return float(metrics.accuracy_score(targets, predicted, sample_weight=weights))
         case "matthews":
             return float(metrics.matthews_corrcoef(targets, predicted, sample_weight=weights))
@@ -132,19 +149,12 @@ def _measure_labels(
             return float(metrics.f1_score(targets, predicted, sample_weight=weights, zero_division=0.0))
         case "f1-accuracy":
             # GLUE's summary of MRPC and QQP: the mean of the two.
-            parts = [_measure_labels(part, task, predicted, targets, weights) for part in ("f1", "accuracy")]
+            parts = [_measure_labels(part, predicted, targets, weights) for part in ("f1", "accuracy")]
             return sum(parts) / 2
         case _:
-            average = name.removesuffix("-f1")
-            # For one label, only those that occur in targets or answers count, as scikit-learn has it.
+            # Only labels that occur in targets or answers count, as scikit-learn has it.
             return float(
-                metrics.f1_score(
-                    targets.astype(bool) if several else targets,
-                    predicted.astype(bool) if several else predicted,
-                    average=average,
-                    sample_weight=weights,
-                    zero_division=0.0,
-                )
+                metrics.f1_score(targets, predicted, average="macro", sample_weight=weights, zero_division=0.0)
             )
 
 

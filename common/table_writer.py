@@ -15,7 +15,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from common.errors import InputError, shown
+from common.errors import InputError, first_line, shown
 from common.tables import Chunk
 
 # In formats of record batches, where a file's rows lie in groups: of so many rows or bytes, whichever comes first.
@@ -51,7 +51,7 @@ class TableWriter:
         metadata: kept with the added columns, where the format has a place for it.
 
     Raises:
-        InputError: the input has a column of an added name.
+        InputError: the input has a column of an added name, or of a type that the format cannot hold.
     """
 
     columns: tuple[str, ...]
@@ -63,6 +63,11 @@ class TableWriter:
 
     def __post_init__(self) -> None:
         self._refuse_clash(self.columns, "the input")
+        if self.takes_batches:
+            try:
+                self.join([], io.BytesIO())
+            except pa.ArrowException as error:
+                raise InputError(f"{self.format} cannot hold the input's columns: {first_line(error)}") from None
 
     @cached_property
     def _names(self) -> frozenset[str]:
@@ -118,6 +123,8 @@ class TableWriter:
         kept = self.schema or pa.schema([pa.field(name, pa.string()) for name in self.columns])
         if self.format == "arrow":
             kept = pa.schema([_without_dictionary(column) for column in kept], kept.metadata)
+        # Of several inputs, some may have gaps where others say that they have none.
+        kept = pa.schema([column.with_nullable(True) for column in kept], kept.metadata)
         new = [pa.field(column.name, column.kind, metadata=own or None) for column in self.added]
         return pa.schema([*kept, *new], {**(kept.metadata or {}), **own})
 
@@ -195,7 +202,14 @@ class TableWriter:
 
 
 def _without_dictionary(column: pa.Field) -> pa.Field:
-    """An Arrow file holds one dictionary a column, and each part comes with its own."""
+    """An Arrow file holds one dictionary a column, and each part comes with its own.
+
+    Raises:
+        InputError: a dictionary stands within a list or struct.
+    """
+    if not pa.types.is_dictionary(column.type) and "dictionary<" in str(column.type):
+        name = shown(column.name)
+        raise InputError(f"the column '{name}' is {column.type}, which an Arrow file cannot hold: write Parquet")
     return column.with_type(column.type.value_type) if pa.types.is_dictionary(column.type) else column
 
 

@@ -137,8 +137,14 @@ class Engine(Codec):
     def stream(self, texts: Iterable[Any], *, truncate: bool = True) -> Iterator[Answer]:
         """Answers to any number of texts, in their order, while they are read; a bad one has its error in its place.
 
-        Reads up to `READ_AHEAD` texts ahead, so that each batch is of texts of like length.
+        Reads up to twice `READ_AHEAD` texts ahead, so that each batch is of texts of like length. What `texts` raises
+        ends the stream at once, without the answers to what was read ahead.
+
+        Raises:
+            InputError: one string in place of several.
         """
+        if isinstance(texts, str):
+            raise InputError("a stream is of texts; this is one text")
         source = iter(texts)
         windows = iter(lambda: list(islice(source, READ_AHEAD)), [])
         for _, answers in classify_windows(self, ((None, window) for window in windows), truncate=truncate):

@@ -66,7 +66,8 @@ def main() -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except ModuleNotFoundError as error:
-        code = _fail(f"{error.name} is not installed: pip install 'understudy[train]'", 1)
+        extra = "ray" if error.name == "ray" else "train"
+        code = _fail(f"{error.name} is not installed: pip install 'understudy[{extra}]'", 1)
     except MemoryError:
         code = _fail("out of memory", 1)
     except OSError as error:
@@ -92,7 +93,7 @@ def _fail(message: str, code: int) -> int:
 def _explain(error: OSError) -> str:
     place = f"{error.filename}: " if error.filename else ""
     if error.errno == errno.ENOSPC:
-        return f"{place}the disk is full; nothing was written"
+        return f"{place}the disk is full; no half-written output is left"
     return f"{place}{error.strerror or error}"
 
 

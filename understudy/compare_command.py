@@ -1,4 +1,4 @@
-"""`compare`: the arguments; the work is in serve/comparison.py."""
+"""`compare`: the arguments; the work is in serve/comparison/."""
 
 from __future__ import annotations
 

@@ -145,9 +145,25 @@ def _paired(first: _ScoredFile, second: _ScoredFile, numbers: bool, all_scores: 
         (text, label, a), (other_text, other_label, b) = left, right
         if text is not other_text and _text_form(text) != _text_form(other_text):
             raise InputError(f"row {number}: the texts differ: these are scores of different inputs")
-        if first.found.label is not None and second.found.label is not None and label != other_label:
+        if first.found.label is not None and second.found.label is not None and not _same_label(label, other_label):
             raise InputError(f"row {number}: the labels differ: these are scores of different inputs")
         yield ScoredRow(number, text, label if first.found.label is not None else other_label, a, b)
+
+
+def _same_label(a: str | None, b: str | None) -> bool:
+    """Whether two files say the same, one perhaps in a form that has types and one in text."""
+    return a == b or _label_form(a) == _label_form(b)
+
+
+def _label_form(label: str | None) -> Any:
+    if not label:
+        return None
+    try:
+        value = orjson.loads(label)
+    except orjson.JSONDecodeError:
+        value = label
+    # 1.0 and 1; ["a", "b"] and a|b.
+    return as_label(value) if isinstance(value, (int, float, list)) else label
 
 
 def _columns_found(columns: Columns, names: list[str], path: Path | str) -> Columns:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import orjson
 
 from common.errors import InputError, WorkFailedError, shown
 from common.files import STAGING_PREFIX
@@ -24,7 +23,9 @@ FORMAT_VERSION = 1
 
 _RUN = "run.json"
 _OUTPUT = "output.json"
-_ENDING = ".part"
+_PART = re.compile(r"\d{6}-\d{8}\.part")
+# What a journal may hold, whole or left behind by a kill.
+_OURS = re.compile(rf"({_PART.pattern}|run\.json|output\.json)(\.partial)?|{re.escape(STAGING_PREFIX)}.*|{LOCK_FILE}")
 
 
 @dataclass
@@ -39,7 +40,7 @@ class ShardRecord:
         labels: how many rows got each label; empty for regression.
         unknown_labels: rows whose own label the model has not, or that is no number.
         first_error: the first error's place and reason.
-        answers: counts of (target, answer) over labelled rows, as `Tally.state` gives them.
+        answers: what `Tally.state` gives of the labelled rows; None without a label column.
         sha256: of the shard's bytes.
     """
 
@@ -52,7 +53,7 @@ class ShardRecord:
     labels: Counter[str] = field(default_factory=Counter)
     unknown_labels: int = 0
     first_error: str | None = None
-    answers: list[Any] = field(default_factory=list)
+    answers: Any = None
     sha256: str = ""
 
     @classmethod
@@ -113,15 +114,14 @@ class Journal:
             kept = {"run": wanted, "circumstances": circumstances}
             self.directory.child(_RUN).write_bytes(json.dumps(kept, indent=1).encode())
         elif before != circumstances:
-            say(f"Begun with other {_differences(before, circumstances)}: scores may differ in their last bits")
+            say(f"Since the run began, {_differences(before, circumstances)}: scores may differ in their last bits")
 
     def records(self) -> Iterator[ShardRecord]:
         """Of the shards that are done; a file that says nothing of the kind is removed."""
         for name in self.shards():
             file = self.directory.child(name)
             try:
-                with file.open() as stream:
-                    record = ShardRecord.from_json(json.loads(stream.readline()))
+                record = ShardRecord.from_json(json.loads(file.first_line()))
             except (ValueError, TypeError, KeyError):
                 file.remove()
                 continue
@@ -131,7 +131,7 @@ class Journal:
     def keep(self, record: ShardRecord, part: bytes) -> None:
         """Writes a shard that is done."""
         record.sha256 = hashlib.sha256(part).hexdigest()
-        self._file(record.shard).write_bytes(orjson.dumps(vars(record)) + b"\n" + part)
+        self._file(record.shard).write_bytes(json.dumps(vars(record)).encode() + b"\n" + part)
 
     def require(self, record: ShardRecord) -> None:
         """
@@ -157,15 +157,33 @@ class Journal:
             raise WorkFailedError(f"{file.name} was damaged and is removed: the same command makes it anew")
         return part
 
-    def mark_output(self, staging: Path) -> None:
-        """Notes that `staging` is the whole output, and about to be renamed."""
-        self.directory.child(_OUTPUT).write_bytes(_told(staging))
+    def mark_output(self, staging: Path | None) -> None:
+        """Notes that `staging` is the whole output and about to be renamed; None, that one in a store is begun."""
+        self.directory.child(_OUTPUT).write_bytes(b"" if staging is None else _told(staging))
+
+    @property
+    def has_output(self) -> bool:
+        """Whether this journal's run has begun to write its output."""
+        return _OUTPUT in self.directory.children()
 
     def wrote(self, output: Path) -> bool:
         """Whether what stands at the output is what this journal's run has put there, before it was killed."""
-        if _OUTPUT not in self.directory.children() or not output.exists():
+        if not self.has_output or not output.exists():
             return False
         return self.directory.child(_OUTPUT).read_bytes() == _told(output)
+
+    def check(self) -> None:
+        """
+        Raises:
+            InputError: somebody else has put something there.
+        """
+        if self.directory.local is not None and self.directory.local.is_file():
+            raise InputError(f"{self.directory.name} is a file, and what is done would be kept there: move it away")
+        other = next((name for name in self.directory.children() if not _OURS.fullmatch(name)), None)
+        if other is not None:
+            raise InputError(
+                f"{self.directory.name} is where what is done would be kept, and holds {shown(other)}: move it away"
+            )
 
     def discard(self) -> None:
         """Removes all that the journal has written, and the directory if nothing else lies in it."""
@@ -178,7 +196,7 @@ class Journal:
 
     def discard_parts(self) -> None:
         """Removes the parts, whole or not, and what is noted of an output made of them."""
-        self._remove(lambda name: _ENDING in name or name.startswith(_OUTPUT))
+        self._remove(lambda name: _PART.match(name) is not None or name.startswith(_OUTPUT))
 
     def _remove(self, which: Callable[[str], bool]) -> None:
         for name in self.directory.children():
@@ -187,7 +205,7 @@ class Journal:
 
     def shards(self) -> list[str]:
         """The names of the files of shards that are done."""
-        return [name for name in self.directory.children() if name.endswith(_ENDING)]
+        return [name for name in self.directory.children() if _PART.fullmatch(name)]
 
     def _run(self) -> tuple[dict[str, Any] | None, dict[str, Any]]:
         if _RUN not in self.directory.children():
@@ -199,7 +217,7 @@ class Journal:
             return None, {}
 
     def _file(self, shard: ShardId) -> Location:
-        return self.directory.child("{:06d}-{:08d}".format(*shard) + _ENDING)
+        return self.directory.child("{:06d}-{:08d}.part".format(*shard))
 
 
 def _told(path: Path) -> bytes:

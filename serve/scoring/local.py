@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 
 from serve.engine import Engine
 from serve.scoring.journal import ShardRecord
@@ -12,7 +12,7 @@ from serve.scoring.shards import ShardId
 
 
 def score_locally(
-    run: ScoreRun, engine: Engine, done: Collection[ShardId], shown: ScoreProgress
+    run: ScoreRun, engine: Engine, done: Mapping[ShardId, int], shown: ScoreProgress
 ) -> Iterator[ShardRecord]:
     """The records of the shards that are not done, each once its part is in the journal."""
     shards = shown.reading(run.inputs.shards(run.shard_rows, run.needed, done))

@@ -12,7 +12,9 @@ import os
 import pickle
 import socket
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ from serve.scoring.shards import Shard, ShardId
 
 # Cores of an actor unless the run says otherwise: they share one copy of the model.
 ACTOR_CORES = 4
+_CORES_A_READER = 64
 
 _CONNECT_SECONDS = 10.0
 
@@ -43,7 +46,7 @@ _CONNECT_SECONDS = 10.0
 _Row = dict[str, Any]
 
 
-def score_on_ray(run: ScoreRun, done: Collection[ShardId], shown: ScoreProgress) -> Iterator[ShardRecord]:
+def score_on_ray(run: ScoreRun, done: Mapping[ShardId, int], shown: ScoreProgress) -> Iterator[ShardRecord]:
     """The records of the shards that are not done, each once its part is in the journal, in any order.
 
     Raises:
@@ -51,36 +54,35 @@ def score_on_ray(run: ScoreRun, done: Collection[ShardId], shown: ScoreProgress)
         WorkFailedError: the cluster cannot be reached, or sees another directory at the output than this machine.
     """
     began = _connect(run.settings.address)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    # Each row is a shard, and the next actor that is free takes the next row.
-    context.target_max_block_size = 1
-    bundle = ray.put({file.name: file.read_bytes() for file in run.bundle.path.iterdir() if file.is_file()})
-    cores = run.settings.threads or min(ACTOR_CORES, _smallest_node())
     on_gpu = run.device == "cuda"
-    inputs = [{"input": place} for place in range(len(run.inputs.locations))]
-    records = (
-        ray.data.from_items(inputs, override_num_blocks=len(inputs))
-        # Readers wait for actors nearly all of their time, and must never wait for a core that one holds.
-        .map_batches(_ShardReader(run, frozenset(done)), batch_size=1, num_cpus=0)
-        .map_batches(
-            _ShardActor,
-            fn_constructor_args=(run, [bundle], cores),
-            batch_size=1,
-            num_cpus=1 if on_gpu else cores,
-            num_gpus=1 if on_gpu else 0,
-            compute=ray.data.ActorPoolStrategy(min_size=1),
-        )
-    )
     try:
-        for row in records.iter_rows():
-            outcome = pickle.loads(row["pickled"])
-            if isinstance(outcome, UnderstudyError):
-                raise outcome
-            assert isinstance(outcome, ShardRecord)
-            run.journal.require(outcome)
-            shown.finished_elsewhere(outcome)
-            yield outcome
+        cores = _actor_cores(run.settings.threads, on_gpu=on_gpu)
+        bundle = ray.put({file.name: file.read_bytes() for file in run.bundle.path.iterdir() if file.is_file()})
+        with _context():
+            inputs = ray.data.from_items([{"input": place} for place in range(len(run.inputs.locations))])
+            records = inputs.map_batches(
+                _ShardReader(run, done),
+                batch_size=1,
+                # Readers wait for actors nearly all of their time, and must never wait for a core that one holds; one
+                # of them feeds more cores than most clusters have.
+                num_cpus=0,
+                concurrency=1 + int(ray.cluster_resources().get("CPU", 0)) // _CORES_A_READER,
+            ).map_batches(
+                _ShardActor,
+                fn_constructor_args=(run, [bundle], cores),
+                batch_size=1,
+                num_cpus=1 if on_gpu else cores,
+                num_gpus=1 if on_gpu else 0,
+                compute=ray.data.ActorPoolStrategy(min_size=1),
+            )
+            for row in records.iter_rows():
+                outcome = pickle.loads(row["pickled"])
+                if isinstance(outcome, UnderstudyError):
+                    raise outcome
+                assert isinstance(outcome, ShardRecord)
+                run.journal.require(outcome)
+                shown.finished_elsewhere(outcome)
+                yield outcome
     except ray.exceptions.RayError as error:
         raise WorkFailedError(f"Ray: {str(error).strip().splitlines()[-1]}") from None
     finally:
@@ -91,7 +93,7 @@ def score_on_ray(run: ScoreRun, done: Collection[ShardId], shown: ScoreProgress)
 class _ShardReader:
     """An input's shards, or why there are no more."""
 
-    def __init__(self, run: ScoreRun, done: frozenset[ShardId]):
+    def __init__(self, run: ScoreRun, done: Mapping[ShardId, int]):
         self._run, self._done = run, done
 
     def __call__(self, batch: _Row) -> Iterator[_Row]:
@@ -132,11 +134,28 @@ class _ShardActor:
         with tempfile.TemporaryDirectory() as directory:
             for name, content in ray.get(self._bundle).items():
                 (Path(directory) / name).write_bytes(content)
-            return open_engine(Path(directory), self._run.settings, self._cores)
+            settings = replace(self._run.settings, device=self._run.device)
+            return open_engine(Path(directory), settings, self._cores)
 
 
 def _row(value: Any) -> _Row:
     return {"pickled": np.array([pickle.dumps(value)], object)}
+
+
+@contextmanager
+def _context() -> Iterator[None]:
+    """Ray Data's settings as a run needs them; others of the process have theirs again afterwards."""
+    context = ray.data.DataContext.get_current()
+    # Each row is a shard, and the next actor that is free takes the next row.
+    own = {"enable_progress_bars": False, "target_max_block_size": 1}
+    before = {name: getattr(context, name) for name in own}
+    try:
+        for name, value in own.items():
+            setattr(context, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(context, name, value)
 
 
 def _connect(address: str | None) -> bool:
@@ -161,13 +180,17 @@ def _connect(address: str | None) -> bool:
     return True
 
 
-def _smallest_node() -> int:
-    """Cores of the node that has the fewest, of those that have any.
+def _actor_cores(threads: int, *, on_gpu: bool) -> int:
+    """How many cores an actor has: as asked for, else what the smallest node has, up to `ACTOR_CORES`.
 
     Raises:
-        InputError: no node has a core to work with.
+        InputError: no node of the cluster has so many, or a GPU where one is asked for.
     """
-    cores = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-    if not any(cores):
-        raise InputError("the Ray cluster has no cores")
-    return min(number for number in cores if number)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if on_gpu and not any(node.get("GPU") for node in nodes):
+        raise InputError("device cuda: no node of the Ray cluster has a GPU")
+    cores = [int(node["CPU"]) for node in nodes if node.get("CPU")]
+    if threads and threads > max(cores, default=threads):
+        raise InputError(f"threads must be at most the {max(cores)} cores of the cluster's largest node, not {threads}")
+    # None has any where all are started when there is work.
+    return threads or min([ACTOR_CORES, *cores])

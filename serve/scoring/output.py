@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
-from common.errors import InputError
+import pyarrow as pa
+
+from common.errors import InputError, WorkFailedError, first_line
 from common.files import MADE_BY, check_output, resolved, staged_directory, staged_file
 from common.location import Location
 from common.table_formats import ENDINGS, compression, table_format
@@ -44,6 +46,8 @@ class Output:
         Raises:
             InputError: no such format; a directory is to have the name of a table, or a file has that of none.
         """
+        if location.is_stdin:
+            raise InputError("the output is a file or directory: name one in place of -")
         if location.local is not None:
             # A link stays one, and what it points to is written: beside that there is room for what is under way.
             there = resolved(location.local)
@@ -76,7 +80,7 @@ class Output:
 
     @property
     def is_whole(self) -> bool:
-        """Whether a run was killed between writing it and clearing up; in a store that is not known."""
+        """Whether a run was killed between renaming it and clearing up; in a store it is written anew then."""
         return self.location.local is not None and self.journal.wrote(self.location.local)
 
     def check(self, inputs: Sequence[Location], *, overwrite: bool) -> None:
@@ -85,6 +89,16 @@ class Output:
         Raises:
             InputError: so it is.
         """
+        self.journal.check()
+        if self.rows_per_file is not None and self.location.local is None:
+            inside = next((each for each in inputs if each.path.startswith(self.location.path + "/")), None)
+        elif self.rows_per_file is not None:
+            below = (each for each in inputs if each.local is not None)
+            inside = next((each for each in below if resolved(each.local).is_relative_to(self.location.local)), None)  # type: ignore[arg-type]
+        else:
+            inside = None
+        if inside is not None:
+            raise InputError(f"{self.location.name} holds the input {inside.name}: choose another output")
         for location in inputs:
             same = location.filesystem == self.location.filesystem and location.path == self.location.path
             if location.local is not None and self.location.local is not None and self.location.local.exists():
@@ -94,6 +108,9 @@ class Output:
         if self.location.local is not None:
             check_output(self.location.local, directory=self.rows_per_file is not None, overwrite=overwrite)
             return
+        if self.journal.has_output:
+            # Half of it may be there, of the very run that goes on.
+            return
         there = self.location.children()
         if not overwrite and (there or self.location.info() is not None):
             raise InputError(f"{self.location.name} exists: choose another output or pass --overwrite")
@@ -102,10 +119,7 @@ class Output:
                 f"{self.location.name} was not made by Understudy and is not replaced: choose another output"
             )
 
-    def write(
-        self, writer: TableWriter, done: Done, summary: Mapping[str, Any],
-        *, overwrite: bool,
-    ) -> None:  # fmt: skip
+    def write(self, writer: TableWriter, done: Done, summary: Mapping[str, Any], *, overwrite: bool) -> None:
         """Joins the parts that are done.
 
         Args:
@@ -115,7 +129,15 @@ class Output:
             InputError: as `check`.
             WorkFailedError: a part was damaged.
         """
+        try:
+            self._write(writer, done, summary, overwrite=overwrite)
+        except pa.ArrowException as error:
+            raise WorkFailedError(f"{self.location.name} cannot be written: {first_line(error)}") from None
+
+    def _write(self, writer: TableWriter, done: Done, summary: Mapping[str, Any], *, overwrite: bool) -> None:
         ordered, journal = sorted(done.items()), self.journal
+        if self.location.local is None:
+            journal.mark_output(None)
         if self.rows_per_file is None:
             with self._file(overwrite=overwrite) as file:
                 writer.join((journal.part(shard, each.sha256) for shard, each in ordered), file)
@@ -163,6 +185,8 @@ def _grouped(ordered: Sequence[tuple[ShardId, DoneShard]], most_rows: int) -> It
     """Consecutive shards of at most so many rows together."""
     group: list[tuple[ShardId, DoneShard]] = []
     rows = 0
+    if not ordered:
+        yield group
     for shard, each in ordered:
         if group and rows + each.rows > most_rows:
             yield group

@@ -9,6 +9,7 @@ from typing import Any
 
 from common.batching import BatchLimits
 from common.machine import cpu_model, usable_cores
+from common.rows import CHUNK_BYTES
 from common.table_writer import TableWriter
 from export.bundle import Bundle
 from serve.engine import Engine
@@ -58,7 +59,7 @@ class ScoreRun:
             "truncate": self.scorer.truncate,
             "output": self.output.ending,
             "rows per file": self.output.rows_per_file,
-            "rows per shard": self.shard_rows,
+            "shard": [self.shard_rows, CHUNK_BYTES],
             "batch": [self.limits.items, self.limits.tokens],
             "engine": "torch" if self.settings.engine == "torch" else "onnx",
             "device": self.device,
@@ -68,7 +69,8 @@ class ScoreRun:
     @property
     def circumstances(self) -> dict[str, Any]:
         """What may move scores in their last bits; a run that goes on under others says so."""
-        return {"processor": cpu_model(), "onnxruntime": version("onnxruntime"), "understudy": version("understudy")}
+        versions = {name: version(name) for name in ("onnxruntime", "tokenizers", "understudy")}
+        return {"processor": cpu_model(), **versions}
 
 
 def open_engine(path: Path, settings: ScoreSettings, threads: int = 0) -> Engine:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from common.errors import InputError, WorkFailedError
+from common.errors import ChangedInputError, InputError, WorkFailedError
 from common.files import check_names, parents_of
 from common.location import Location
 from common.locks import held_directory
@@ -47,15 +47,22 @@ def score(
     """
     started = time.monotonic()
     settings = settings or ScoreSettings()
+    on_ray = settings.engine == "ray"
     locations = expand([inputs] if isinstance(inputs, (str, Path)) else inputs)
+    if not locations:
+        raise InputError("no input is named")
+    if on_ray:
+        if locations[0].is_stdin:
+            raise InputError("a cluster cannot read this machine's standard input: write it to a file, or to a store")
+        locations = [location.absolute() for location in locations]
     target = Output.of(
         Location.parse(output), format=settings.format, rows_per_file=settings.rows_per_file, like=locations[0]
     )
-    target.check(locations, overwrite=settings.overwrite or _is_written(target, locations))
+    kept = [*locations, Location.parse(bundle)]
+    target.check(kept, overwrite=settings.overwrite or _is_written(target, locations))
     with working("reading the inputs' hashes"):
         source = Inputs(locations)
     loaded = Bundle.load(Path(bundle))
-    on_ray = settings.engine == "ray"
     # An actor's device must be known before there is one, and is what was asked for.
     engine = None if on_ray else open_engine(Path(bundle), settings)
     device = engine.model.device if engine is not None else "cuda" if settings.device == "cuda" else "cpu"
@@ -63,7 +70,7 @@ def score(
     metric = choose_metric(loaded.task, settings.metric)
     with _sole_run(run) as tally, ScoreProgress(settings.progress) as shown:
         _take_up(run, tally, shown)
-        resumed = frozenset(tally.done)
+        resumed = {shard: each.rows for shard, each in tally.done.items()}
         before = tally.rows
         for record in (
             score_locally(run, engine, resumed, shown) if engine is not None else _score_on_ray(run, resumed, shown)
@@ -85,7 +92,7 @@ def _is_written(output: Output, inputs: Sequence[Location]) -> bool:
     return output.is_whole and not inputs[0].is_stdin
 
 
-def _score_on_ray(run: ScoreRun, done: Collection[ShardId], shown: ScoreProgress) -> Iterator[ShardRecord]:
+def _score_on_ray(run: ScoreRun, done: Mapping[ShardId, int], shown: ScoreProgress) -> Iterator[ShardRecord]:
     from serve.scoring.on_ray import score_on_ray  # Ray is not there where one machine is enough
 
     return score_on_ray(run, done, shown)
@@ -94,7 +101,6 @@ def _score_on_ray(run: ScoreRun, done: Collection[ShardId], shown: ScoreProgress
 def _take_up(run: ScoreRun, tally: ScoreTally, shown: ScoreProgress) -> None:
     """Counts what an earlier process has done."""
     journal = run.journal
-    journal.open(run.identity, run.circumstances, overwrite=run.settings.overwrite)
     if run.inputs.from_stdin:
         # What came before cannot be skipped unseen.
         journal.discard_parts()
@@ -134,16 +140,24 @@ def _sole_run(run: ScoreRun) -> Iterator[ScoreTally]:
                 name = output.location.name
                 raise InputError(f"another run is writing {name}: wait for it, or choose another output") from None
         tally = ScoreTally(run.scorer.task)
-        done = False
+        done = opened = False
         try:
             # Another run may have ended between the first look and the lock.
             output.check([], overwrite=run.settings.overwrite or _is_written(output, run.inputs.locations))
+            journal.open(run.identity, run.circumstances, overwrite=run.settings.overwrite)
+            opened = True
             yield tally
             done = True
+        except ChangedInputError:
+            # Some of it is of what the input was, some of what it is.
+            journal.discard_parts()
+            raise
         except KeyboardInterrupt:
             if tally.done and not run.inputs.from_stdin:
                 say(f"{tally.rows:,} rows are kept in {journal.directory.name}: the same command goes on from there")
             raise
         finally:
-            if done or not journal.shards():
+            # In a store, what this process has not opened may be another's.
+            ours = opened or local is not None
+            if done or (ours and (run.inputs.from_stdin or not journal.shards())):
                 journal.discard()

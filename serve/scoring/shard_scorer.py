@@ -60,7 +60,11 @@ class ShardScorer:
         """Each shard's record and part, in order; `on_batch` is as in `classify_windows`."""
         windows = ((shard, [self.columns.text_of(row) for row in shard.chunk.rows]) for shard in shards)
         for shard, answers in classify_windows(engine, windows, truncate=self.truncate, on_batch=on_batch):
-            yield self._record(shard, answers), self.writer.part(shard.chunk, self._values(answers))
+            try:
+                part = self.writer.part(shard.chunk, self._values(answers))
+            except InputError as error:
+                raise InputError(f"{shard.source}: {error}") from None
+            yield self._record(shard, answers), part
 
     def _values(self, answers: Sequence[Answer]) -> dict[str, list[Any]]:
         good = [answer if isinstance(answer, Prediction) else None for answer in answers]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from common.errors import InputError
+from common.errors import ChangedInputError
 from common.location import Info, Location
 from common.table_sequence import check_alike
 from common.tables import Chunk, TableReader
@@ -55,26 +55,32 @@ class Inputs:
         self._stdin = first if self.locations[0].is_stdin else None
         self.columns, self.schema = first.columns, first.schema
         check_alike(first, self.locations[1:])
-        self.identity = [_identity(location) for location in self.locations]
         self._stamps = [_stamp(location) for location in self.locations]
+        self.identity = [_identity(location) for location in self.locations]
 
     @property
     def from_stdin(self) -> bool:
         return self._stdin is not None
 
     def shards(
-        self, rows: int, needed: Sequence[str] | None, done: Collection[ShardId] = (), *, input: int | None = None
+        self,
+        rows: int,
+        needed: Sequence[str] | None,
+        done: Mapping[ShardId, int],
+        *,
+        input: int | None = None,
     ) -> Iterator[Shard]:
         """The shards in order, without those that are done.
 
         Args:
             rows: at most so many each.
             needed: as in `TableReader.chunks`.
-            done: those to leave out.
+            done: those to leave out, and how many rows each has.
             input: the place of the one whose shards are wanted; None for all.
 
         Raises:
-            InputError: a row cannot be read; an input changed meanwhile.
+            InputError: a row cannot be read.
+            ChangedInputError: an input changed meanwhile, or is cut into other shards than those that are done.
         """
         sizes = [0 if stamp is None else stamp.size for stamp in self._stamps]
         whole = sum(sizes)
@@ -86,10 +92,18 @@ class Inputs:
             for number, chunk in enumerate(reader.chunks(rows, needed)):
                 share = sizes[place] / whole * (reader.position - position) / reader.total if reader.total else None
                 position = reader.position
-                if (place, number) not in done:
-                    yield Shard((place, number), location.name, reader.place, chunk, share)
+                shard = (place, number)
+                if shard not in done:
+                    yield Shard(shard, location.name, reader.place, chunk, share)
+                elif done[shard] != len(chunk.rows):
+                    raise ChangedInputError(
+                        f"{location.name} is cut into other shards than before, by another version of a library: "
+                        f"the same command begins anew"
+                    )
             if _stamp(location) != self._stamps[place]:
-                raise InputError(f"{location.name} changed while it was read: its scores would be of two versions")
+                raise ChangedInputError(
+                    f"{location.name} changed while it was read: its scores would be of two versions"
+                )
 
 
 def _stamp(location: Location) -> Info | None:

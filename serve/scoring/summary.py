@@ -103,7 +103,8 @@ class ScoreTally:
         summary.tokens += record.tokens
         summary.labels.update(record.labels)
         summary.unknown_labels += record.unknown_labels
-        self._answers.merge(record.answers)
+        if record.answers is not None:
+            self._answers.merge(record.answers)
 
     @property
     def rows(self) -> int:

@@ -223,3 +223,13 @@ def test_bytes_are_no_text(tmp_path: Path) -> None:
     path = put(tmp_path, "a.arrow", arrow_bytes(pa.table({"text": pa.array([b"a"], pa.binary())}), "stream"))
     with pytest.raises(TextError):
         check_text(numbered(path)[0][1]["text"])
+
+
+def test_repeated_long_texts_in_parquet_are_read_in_small_chunks(tmp_path: Path) -> None:
+    rows = 3000
+    # A few hundred bytes in the file, for they stand in its dictionary once.
+    pq.write_table(pa.table({"text": ["x" * 20_000] * rows}), tmp_path / "a.parquet")
+    assert (tmp_path / "a.parquet").stat().st_size < 5_000
+    chunks = [chunk.batch for chunk in TableReader(tmp_path / "a.parquet").chunks(16_384)]
+    assert sum(batch.num_rows for batch in chunks if batch is not None) == rows
+    assert max(batch.nbytes for batch in chunks if batch is not None) <= CHUNK_BYTES

@@ -116,6 +116,27 @@ def test_a_row_that_cannot_be_read_is_told_as_on_one_machine(
     assert not (tmp_path / "out.csv").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"threads": 2}, "at most the 1 cores of the cluster's largest node"),
+        ({"device": "cuda"}, "no node .* has a GPU"),
+    ],
+)
+def test_what_the_cluster_has_not_is_refused(
+    options: dict[str, Any], reason: str, cluster: str, student_bundle: Path, tables: Path, tmp_path: Path
+) -> None:
+    settings = ScoreSettings(engine="ray", address=cluster, **options)
+    with pytest.raises(InputError, match=reason):
+        score(student_bundle, tables, tmp_path / "out.csv", settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_standard_input_is_no_clusters(student_bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="standard input"):
+        score(student_bundle, "-", tmp_path / "out.csv", ScoreSettings(engine="ray"))
+
+
 def test_no_cluster_is_one_line(
     student_bundle: Path, tables: Path, tmp_path: Path, understudy: Callable[..., Any]
 ) -> None:

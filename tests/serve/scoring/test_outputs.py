@@ -6,9 +6,11 @@ import csv
 import gzip
 import io
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +193,78 @@ def test_an_output_that_will_not_do_is_refused_first(
     with pytest.raises(InputError, match=reason):
         score(student_bundle, source, tmp_path / output, ScoreSettings(**options))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.tsv", "missing-parent"]
+
+
+def test_inputs_and_bundle_are_never_replaced(student_bundle: Path, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(student_bundle, tmp_path / "bundle"))
+    settings = ScoreSettings(rows_per_file=14, format="csv", overwrite=True)
+    source = tmp_path / "source"
+    score(bundle, write_tsv(tmp_path / "in.tsv", ROWS), source, settings)
+    again = replace(settings, prefix="again_")
+    below = source / "below"
+    below.mkdir()
+    write_tsv(below / "in.tsv", ROWS)
+    for inputs, output in ((source, source), (below / "in.tsv", source), (tmp_path / "in.tsv", bundle)):
+        with pytest.raises(InputError, match="holds the input"):
+            score(bundle, inputs, output, again)
+    assert len(list(source.glob("*.csv"))) == 3
+    assert (bundle / "model.onnx").is_file()
+
+
+def test_somebody_elses_files_where_the_journal_would_be_are_left_alone(student_bundle: Path, tmp_path: Path) -> None:
+    source = write_tsv(tmp_path / "in.tsv", ROWS)
+    other = tmp_path / ".out.csv.partial"
+    other.mkdir()
+    (other / "video.part").write_text("mine")
+    with pytest.raises(InputError, match=r"holds video\.part: move it away"):
+        score(student_bundle, source, tmp_path / "out.csv")
+    assert (other / "video.part").read_text() == "mine"
+    shutil.rmtree(other)
+    other.write_text("mine")
+    with pytest.raises(InputError, match="is a file"):
+        score(student_bundle, source, tmp_path / "out.csv")
+    assert other.read_text() == "mine"
+
+
+def test_a_table_without_rows_is_an_output_without_rows(student_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("text,label\n")
+    assert score(student_bundle, tmp_path / "in.csv", tmp_path / "out.parquet").rows == 0
+    assert pq.read_table(tmp_path / "out.parquet").num_rows == 0
+    score(student_bundle, tmp_path / "in.csv", tmp_path / "out", ScoreSettings(rows_per_file=5))
+    assert (tmp_path / "out" / "part-00000.csv").read_text() == "text,label,prediction,score,truncated,error\n"
+
+
+def test_columns_that_no_output_can_hold_are_refused_first(student_bundle: Path, tmp_path: Path) -> None:
+    kinds = {
+        "arrow": pa.array([["a"], ["b"]], pa.list_(pa.dictionary(pa.int32(), pa.string()))),
+        "parquet": pa.RunEndEncodedArray.from_arrays(pa.array([2], pa.int32()), pa.array(["a"])),
+    }
+    for format, column in kinds.items():
+        table = pa.table({"text": ["hello", "there"], "odd": column})
+        with pa.ipc.new_file(tmp_path / "in.arrow", table.schema) as writer:
+            writer.write_table(table)
+        with pytest.raises(InputError, match="cannot hold"):
+            score(student_bundle, tmp_path / "in.arrow", tmp_path / f"out.{format}")
+
+
+def test_a_column_without_gaps_may_have_some_in_the_next_file(student_bundle: Path, tmp_path: Path) -> None:
+    for name, nullable, values in (("a", False, [1, 2]), ("b", True, [None, 3])):
+        schema = pa.schema([pa.field("text", pa.string()), pa.field("n", pa.int64(), nullable=nullable)])
+        pq.write_table(pa.table({"text": ["x", "y"], "n": values}, schema), tmp_path / f"{name}.parquet")
+    score(student_bundle, f"{tmp_path}/?.parquet", tmp_path / "out.parquet")
+    assert pq.read_table(tmp_path / "out.parquet")["n"].to_pylist() == [1, 2, None, 3]
+
+
+def test_a_name_that_is_no_text_is_no_traceback(student_bundle: Path, tmp_path: Path) -> None:
+    source = tmp_path / "caf\udce9.tsv"
+    write_tsv(source, [{"text": ""}, {"text": "hello"}])
+    assert score(student_bundle, source, tmp_path / "out.csv").errors == 1
+
+
+@pytest.mark.parametrize("inputs", [[], ["-", "in.tsv"]])
+def test_inputs_that_are_none(inputs: list[str], student_bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError):
+        score(student_bundle, inputs, tmp_path / "out.csv")
 
 
 @pytest.mark.parametrize(

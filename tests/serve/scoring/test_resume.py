@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from common.errors import InputError, WorkFailedError
+from common.tables import TableReader
 from demo.messages import DEV, TRAIN
 from serve.scoring import run as run_module
 from serve.scoring.journal import Journal
@@ -23,6 +25,8 @@ from serve.scoring.score import score
 from serve.scoring.settings import ScoreSettings
 from tests.conftest import messages, write_tsv
 from tests.fresh_process import exit_code
+
+_chunks = TableReader.chunks
 
 # In the long form every moment of a run is met several times.
 KILLS = 24 if os.environ.get("UNDERSTUDY_SOAK") else 6
@@ -98,28 +102,31 @@ def _die_in(step: str, *given: Any) -> None:
 
 def test_killed_at_any_moment_it_ends_with_the_same_bytes(bundle: Path, table: Path, tmp_path: Path) -> None:
     draw = random.Random(5)
-    kills = 0
+    took = {}
     for name, options in OUTPUTS.items():
-        settings = ScoreSettings(**options)
         started = time.monotonic()
-        assert exit_code(_score_until, 60.0, bundle, table, tmp_path / "whole" / name, settings) == 0
-        whole = time.monotonic() - started
-        for chain in range(-(-KILLS // len(OUTPUTS))):
-            output = tmp_path / f"{name}-{chain}" / name
-            for _ in range(40):
-                # Late enough that a run gets somewhere, and the next one further.
-                code = exit_code(_score_until, draw.uniform(0.5, 0.95) * whole, bundle, table, output, settings)
-                if code == 0:
-                    break
-                assert code == -signal.SIGKILL
-                # Whole or not there, also where it was clearing up.
-                assert not output.exists() or _content(output) == _content(tmp_path / "whole" / name)
-                kills += 1
-            else:
-                assert exit_code(_score_until, 60.0, bundle, table, output, settings) == 0
-            assert _content(output) == _content(tmp_path / "whole" / name)
-            assert [path.name for path in output.parent.iterdir()] == [name]
-    assert kills >= KILLS // 2
+        whole = tmp_path / "whole" / name
+        assert exit_code(_score_until, 60.0, bundle, table, whole, ScoreSettings(**options)) == 0
+        took[name] = time.monotonic() - started
+    kills = 0
+    for chain, (name, options) in enumerate(itertools.cycle(OUTPUTS.items())):
+        if kills >= KILLS:
+            break
+        settings = ScoreSettings(**options)
+        output = tmp_path / f"{chain}" / name
+        # Late enough that a run gets somewhere, and the next one further; some come after all is done.
+        moments = [draw.uniform(0.5, 1.0) * took[name] for _ in range(20)]
+        for seconds in [*moments, 60.0]:
+            code = exit_code(_score_until, seconds, bundle, table, output, settings)
+            if code == 0:
+                break
+            assert code == -signal.SIGKILL
+            kills += 1
+            # Whole or not there, also where it was clearing up.
+            assert not output.exists() or _content(output) == _content(tmp_path / "whole" / name)
+        assert code == 0
+        assert _content(output) == _content(tmp_path / "whole" / name)
+        assert [path.name for path in output.parent.iterdir()] == [name]
 
 
 @pytest.mark.parametrize("step", ["part", "output"])
@@ -257,6 +264,37 @@ def test_a_damaged_part_is_made_anew(
     assert not output.exists()
     score(bundle, table, output)
     assert output.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def test_shards_that_are_cut_otherwise_are_not_taken(
+    bundle: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out.csv"
+    score(bundle, table, tmp_path / "whole.csv")
+    _stopped_after(3, monkeypatch, lambda: score(bundle, table, output))
+    monkeypatch.setattr(TableReader, "chunks", lambda reader, size, needed: _chunks(reader, size - 1, needed))
+    with pytest.raises(InputError, match="is cut into other shards than before"):
+        score(bundle, table, output)
+    monkeypatch.setattr(TableReader, "chunks", _chunks)
+    assert score(bundle, table, output).resumed_rows == 0
+    assert output.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def test_a_run_in_the_place_of_another_keeps_others_out(
+    bundle: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out.csv"
+    _stopped_after(2, monkeypatch, lambda: score(bundle, table, output))
+    keep = Journal.keep
+
+    def meet(journal: Journal, *given: Any) -> None:
+        with pytest.raises(InputError, match="another run is writing"):
+            score(bundle, table, output)
+        keep(journal, *given)
+
+    monkeypatch.setattr(Journal, "keep", meet)
+    score(bundle, table, output, ScoreSettings(overwrite=True, all_scores=True))
+    assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
 
 
 def test_two_runs_at_one_output_do_not_meet(bundle: Path, table: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,36 @@ def test_a_directory_in_a_store(student_bundle: Path, table: Path, s3: Bucket) -
     score(student_bundle, s3.uri("in/0.tsv"), s3.uri("out"), again)
     stored = s3.keys()
     assert [key for key in stored if key.startswith("out/")] == ["out/_score.json", "out/part-00000.csv"]
-    with pytest.raises(InputError, match="was not made by Understudy"):
+    with pytest.raises(InputError, match=r"holds the input .*in/0\.tsv"):
         score(student_bundle, s3.uri("in/0.tsv"), s3.uri("in"), again)
+    with pytest.raises(InputError, match="was not made by Understudy"):
+        score(student_bundle, table, s3.uri("in"), again)
+
+
+def test_a_directory_in_a_store_that_is_half_written_is_ended(
+    student_bundle: Path, table: Path, s3: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ScoreSettings(rows_per_file=14, format="csv", overwrite=True)
+    score(student_bundle, table, s3.uri("whole"), settings)
+    part = Journal.part
+
+    def failing(journal: Journal, shard: Any, sha256: str) -> bytes:
+        if shard[1] == 3:
+            raise WorkFailedError("the machine is gone")
+        return part(journal, shard, sha256)
+
+    for overwrite in (False, True):
+        settings = replace(settings, overwrite=overwrite)
+        with monkeypatch.context() as patch:
+            patch.setattr(Journal, "part", failing)
+            with pytest.raises(WorkFailedError):
+                score(student_bundle, table, s3.uri("out"), settings)
+        # Another run has no business there; the same one goes on, told to overwrite or not.
+        assert score(student_bundle, table, s3.uri("out"), replace(settings, overwrite=False)).resumed_rows == 30
+        for number in range(3):
+            name = f"part-{number:05d}.csv"
+            assert s3.get(f"out/{name}") == s3.get(f"whole/{name}")
+        assert not [key for key in s3.keys() if ".partial" in key]  # noqa: SIM118  (no dict)
 
 
 def test_no_bucket_is_one_line(student_bundle: Path, table: Path, s3: Bucket) -> None:
