@@ -16,7 +16,7 @@ from typing import Any
 from common.errors import InputError
 
 # A directory may be replaced only if one of these in it says that Understudy made it.
-MARKERS = ("understudy.json", "distillation.json", "results.json", "_score.json")
+MARKERS = ("understudy.json", "distillation.json", "pretraining.json", "results.json", "_score.json")
 MADE_BY = {"made_by": "understudy"}
 
 # Of what is under way; killed processes leave it behind.

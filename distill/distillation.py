@@ -21,6 +21,7 @@ from distill.layer_map import initial_layers, patience_layers
 from distill.live_teacher import LiveTeacher
 from distill.models import load_classifier, load_config, load_tokenizer, make_encoder
 from distill.objective import DistillationObjective
+from distill.pretraining.infoword import DeepInfoMax
 from distill.processes import one_voice
 from distill.record import TrainingRecord, read_record
 from distill.result import write_result
@@ -110,6 +111,7 @@ def distill(
         )
         student = make_student(config, start, first, settings.training.seed, width=settings.width, heads=settings.heads)
         live = LiveTeacher(lead.model, student, settings, lead.device) if settings.matches_tokens else None
+        dim = DeepInfoMax(student, tokenizer) if settings.dim_weight else None
         answers = None
         if settings.soft_weight or settings.patience_weight:
             answers = teacher_targets(lead, encoder, data.train, matched, cache)
@@ -130,7 +132,7 @@ def distill(
             layers={"count": settings.layers, "started_as": {"model": start.name, "layers": first}, "matched": matched},
             device="",
         )
-        objective = DistillationObjective(student, task, settings, answers, labelled, live)
+        objective = DistillationObjective(student, task, settings, answers, labelled, live, dim)
         fit(student, data, settings.training, record, objective, checkpoint)
         record.wall_time_s = round(record.wall_time_s + time.monotonic() - started, 3)
         write_result(output, student, tokenizer, encoder.max_length, record, checkpoint, overwrite=overwrite)

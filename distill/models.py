@@ -60,7 +60,7 @@ def load_with_fresh(source: Source, config: Any) -> tuple[PreTrainedModel, froze
 
 def untrained_classifier(config: Any) -> PreTrainedModel:
     """A classifier of random weights, drawn from torch's generator, in float32 on CPU."""
-    return _prepared(AutoModelForSequenceClassification.from_config(config, dtype=torch.float32))
+    return prepared(AutoModelForSequenceClassification.from_config(config, dtype=torch.float32))
 
 
 def load_config(source: Source) -> Any:
@@ -151,6 +151,15 @@ def layer_prefix(model: nn.Module, count: int) -> str:
     return found[0]
 
 
+def prepared(model: PreTrainedModel) -> PreTrainedModel:
+    """Dense layers by the faster product; an XLNet on the project's own attention, without the memory that only longer
+    documents need."""
+    if model.config.model_type == "xlnet":
+        model.config.use_mems_eval = model.config.use_mems_train = False
+        fuse(model)
+    return use_dense(model)
+
+
 def save_model(model: PreTrainedModel, tokenizer: Any, directory: Path, max_length: int) -> None:
     """Writes the Hub's layout: config, safetensors weights, tokenizer with its length limit."""
     model.save_pretrained(directory)
@@ -199,7 +208,7 @@ def _load(source: Source, config: Any) -> tuple[PreTrainedModel, frozenset[str]]
     except Exception as error:
         raise InputError(f"{source.path} is no text classifier that can be loaded: {first_line(error)}") from None
     mismatched = {entry if isinstance(entry, str) else entry[0] for entry in report["mismatched_keys"]}
-    return _prepared(model), frozenset(report["missing_keys"]) | mismatched
+    return prepared(model), frozenset(report["missing_keys"]) | mismatched
 
 
 def _check_encoder(source: Source, model: PreTrainedModel, fresh: frozenset[str]) -> None:
@@ -210,12 +219,3 @@ def _check_encoder(source: Source, model: PreTrainedModel, fresh: frozenset[str]
         raise InputError(f"{source.path} does not hold the weights of a {type(model).__name__}: {lost[0]} is not there")
     if inside:
         say(f"{source.name} has no pooler; it starts fresh")
-
-
-def _prepared(model: PreTrainedModel) -> PreTrainedModel:
-    """Dense layers by the faster product; an XLNet on the project's own attention, without the memory that only longer
-    documents need."""
-    if model.config.model_type == "xlnet":
-        model.config.use_mems_eval = model.config.use_mems_train = False
-        fuse(model)
-    return use_dense(model)

@@ -1,4 +1,4 @@
-"""The loss of a student: the labels, the teacher's answers, its states and its relations, weighed and summed."""
+"""The loss of a student: labels, the teacher's answers, states and relations, its own n-grams, weighed and summed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from common.labels import Task
 from distill.live_teacher import LiveTeacher
 from distill.losses import hard_loss, hidden_loss, patience_loss, soft_loss
 from distill.models import head_position
+from distill.pretraining.infoword import DeepInfoMax
 from distill.processes import WHOLE, Share
 from distill.projection import width_projection
 from distill.relations import AttentionVectors, relation_loss
@@ -21,10 +22,10 @@ from distill.training import Objective
 
 
 class DistillationObjective(Objective):
-    """L = (1-α)·L_CE + α·L_DS + β·L_PT + γ·L_hidn + ρ·L_relation; what has no weight is left out.
+    """L = (1-α)·L_CE + α·L_DS + β·L_PT + γ·L_hidn + ρ·L_relation + λ·L_DIM; what has no weight is left out.
 
     The first three are L_PKD (PKD, arXiv 1908.09355, eq. 8); L_hidn is TinyBERT's (`losses.hidden_loss`), L_relation
-    MiniLM's or MiniLMv2's (`relations.relation_loss`).
+    MiniLM's or MiniLMv2's (`relations.relation_loss`), L_DIM InfoWord's -J_DIM (`pretraining.infoword.DeepInfoMax`).
     """
 
     def __init__(
@@ -35,12 +36,14 @@ class DistillationObjective(Objective):
         answers: TeacherTargets | None,
         labelled_rows: int,
         live: LiveTeacher | None = None,
+        dim: DeepInfoMax | None = None,
     ):
         """
         Args:
             answers: the teacher's, of all training rows; None for methods that do not ask it.
             labelled_rows: how many of the training rows, the first ones, have a label; the others have no L_CE.
             live: the teacher itself, for the losses over all tokens; None where these have no weight.
+            dim: of the student; None where it has no weight. Its n-grams are drawn from torch's own generator.
         """
         super().__init__()
         self.task = task
@@ -48,6 +51,7 @@ class DistillationObjective(Objective):
         self.answers = answers
         self.labelled_rows = labelled_rows
         self.live = live
+        self.dim = dim
         self.position = head_position(student.config)
         self.patience = settings.patience_weight if answers is not None and answers.states.shape[1] else 0.0
         self.needs_states = bool(self.patience) or live is not None
@@ -63,7 +67,7 @@ class DistillationObjective(Objective):
     def forward(
         self, output: Any, batch: dict[str, Tensor], rows: list[int], targets: Tensor, share: Share = WHOLE
     ) -> dict[str, Tensor]:
-        """`loss`, and unweighed `hard`, `soft`, `patience`, `hidden`, `relation`, as far as they have a weight."""
+        """`loss`, and unweighed `hard`, `soft`, `patience`, `hidden`, `relation`, `dim`, where they have a weight."""
         settings, kind = self.settings, self.task.problem_type
         labelled = [place for place, row in enumerate(rows) if row < self.labelled_rows]
         hard = share.rows * hard_loss(output.logits, targets, kind, labelled)
@@ -90,4 +94,9 @@ class DistillationObjective(Objective):
                 relation = relation_loss(vectors, given.vectors, mask, settings.relations, self.live.heads)
                 terms["relation"] = share.tokens * relation
                 loss = loss + settings.relation_weight * terms["relation"]
+        if self.dim is not None:
+            views = self.dim.views(batch["input_ids"], torch.default_generator)
+            on_device = {name: view.to(loss.device) for name, view in views.items()}
+            terms["dim"] = share.rows * self.dim.bound(batch, on_device).loss
+            loss = loss + settings.dim_weight * terms["dim"]
         return {"loss": loss, **terms}

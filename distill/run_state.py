@@ -72,7 +72,7 @@ class RunState:
             "epoch": self.epoch,
             "batches": self.batches,
             "epoch_order": self.epoch_order,
-            "random": self.processes.gathered(_random_state(self.model.device)),
+            "random": self.processes.gathered(random_state(self.model.device)),
             "best": self.best,
             "steps": self.record.steps,
             "epochs": self.record.epochs,
@@ -89,10 +89,7 @@ class RunState:
         self.epoch, self.batches = state["epoch"], state["batches"]
         self.epoch_order, self.best = state["epoch_order"], state["best"]
         self.order.set_state(self.epoch_order)
-        random = state["random"][self.processes.index]
-        torch.set_rng_state(random["cpu"])
-        if self.model.device.type == "cuda":
-            torch.cuda.set_rng_state(random["cuda"], self.model.device)
+        set_random_state(state["random"][self.processes.index], self.model.device)
         self.record.steps, self.record.epochs = state["steps"], state["epochs"]
         self.record.best_epoch, self.record.wall_time_s = state["best_epoch"], state["seconds"]
 
@@ -116,31 +113,44 @@ def run_identity(
         **record.settings,
         "metric": record.metric,
         "labels": list(record.labels),
-        "config": _sha256_of_config(model),
+        "config": config_sha256(model),
         "teacher": (record.teacher or {}).get("sha256"),
         "teacher's layers": record.layers.get("matched"),
-        "starting weights": [_weights_sha256(model), _weights_sha256(objective)],
+        "starting weights": [module_sha256(model), module_sha256(objective)],
         "tokenizer": encoder.sha256,
         "train": train.sha256,
         "dev": dev.sha256,
         "device": record.device,
-        **{f"{name}'s version": version(name) for name in ("understudy", "torch", "transformers")},
+        **versions(),
     }
 
 
-def _random_state(device: torch.device) -> dict[str, Tensor]:
+def random_state(device: torch.device) -> dict[str, Tensor]:
     """Of the generators that this process draws from."""
     cuda = {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}
     return {"cpu": torch.get_rng_state(), **cuda}
 
 
-def _sha256_of_config(model: PreTrainedModel) -> str:
-    # All but where it was read.
+def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
+    """Takes up what `random_state` gave."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that decide about a run's bits."""
+    return {f"{name}'s version": version(name) for name in ("understudy", "torch", "transformers")}
+
+
+def config_sha256(model: PreTrainedModel) -> str:
+    """Of all of a model's config but where it was read."""
     config = {name: value for name, value in model.config.to_dict().items() if name != "_name_or_path"}
     return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _weights_sha256(module: nn.Module) -> str:
+def module_sha256(module: nn.Module) -> str:
+    """Of a module's weights and buffers, with their names."""
     digest = hashlib.sha256()
     for name, weight in module.state_dict().items():
         digest.update(f"{name} {tuple(weight.shape)}".encode())

@@ -101,6 +101,8 @@ class DistillationSettings:
         relation_layer: the teacher's layer whose relations the student's last layer learns; None takes the last.
         relation_heads: A_r, into how many heads MiniLMv2's vectors are split; None takes the teacher's attention heads.
         augment: altered copies of each training row, which the teacher labels (`augmentation.augmented`).
+        dim_weight: of the mutual information between a text's vector and n-grams hidden in it, the student's own
+            (`pretraining.infoword.DeepInfoMax`); 0 leaves it out.
         base: the pre-trained model, where the teacher's directory does not name it.
     """
 
@@ -120,6 +122,7 @@ class DistillationSettings:
     relation_layer: int | None = None
     relation_heads: int | None = None
     augment: int = _BY_METHOD
+    dim_weight: float = 0.0
 
     def __post_init__(self) -> None:
         _require(self.method in METHODS, f"method must be one of {', '.join(METHODS)}, not '{self.method}'")
@@ -131,7 +134,7 @@ class DistillationSettings:
         _require(self.init in INITS, f"init must be one of {', '.join(INITS)}, not '{self.init}'")
         _require(0 < self.temperature <= 1000, "temperature must lie above 0 and be at most 1000")
         _require(0 <= self.alpha <= 1, "alpha must lie between 0 and 1")
-        for name in ("beta", "hidden_weight", "relation_weight"):
+        for name in ("beta", "hidden_weight", "relation_weight", "dim_weight"):
             _require(0 <= getattr(self, name) < math.inf, f"{name} must be a number from 0")
         for name in ("width", "heads", "relation_layer", "relation_heads"):
             _require(getattr(self, name) is None or getattr(self, name) >= 1, f"{name} must be at least 1")
@@ -145,8 +148,14 @@ class DistillationSettings:
         _require(self.augment >= 0, "augment must not be negative")
         _require(self.base is None or self.init == "pretrained", "--base is of use with --init pretrained alone")
         _require(
-            self.method != "finetune" or not (self.hidden_weight or self.relation_weight or self.augment),
-            "finetune learns from the labels alone: hidden_weight, relation_weight and augment need another method",
+            self.method != "finetune"
+            or not (self.hidden_weight or self.relation_weight or self.augment or self.dim_weight),
+            "finetune learns from the labels alone: hidden_weight, relation_weight, augment, dim_weight need another "
+            "method",
+        )
+        _require(
+            not self.dim_weight or self.training.batch_size >= 2,
+            "dim_weight compares the rows of a batch: batch_size must be at least 2",
         )
 
     @classmethod

@@ -6,7 +6,7 @@ import itertools
 import math
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -29,6 +29,17 @@ from distill.run_state import RunState, run_identity
 from distill.settings import TrainingSettings
 
 _EVALUATION_BATCH = 64
+
+
+class StepSettings(Protocol):
+    """What AdamW and its schedule are told; see `TrainingSettings`."""
+
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def warmup(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
 
 
 class Objective(nn.Module):
@@ -130,8 +141,7 @@ def fit(
     # One stream for all would drop out the same places in every process's part of a batch.
     torch.manual_seed(settings.seed + processes.index)
     total_steps = math.ceil(len(data.train) / settings.batch_size) * settings.epochs
-    optimizer = _optimizer(nn.ModuleList([model, objective]), settings)
-    schedule = get_linear_schedule_with_warmup(optimizer, round(settings.warmup * total_steps), total_steps)
+    optimizer, schedule = optimizer_and_schedule(nn.ModuleList([model, objective]), settings, total_steps)
     run = RunState(model, objective, optimizer, schedule, order, record, processes)
     kept = processes.from_first(checkpoint.load(identity) if processes.is_first else None)
     if kept is not None:
@@ -233,14 +243,18 @@ def make_repeatable(seed: int) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False
 
 
-def _optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.AdamW:
+def optimizer_and_schedule(
+    model: nn.Module, settings: StepSettings, steps: int
+) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LRScheduler]:
+    """AdamW over all parameters, whose rate rises and falls linearly over `steps`."""
     decayed: list[Tensor] = []
     plain: list[Tensor] = []
     for name, parameter in model.named_parameters():
         # Layer norms are vectors; XLNet's attention biases are matrices.
         (plain if parameter.ndim < 2 or "bias" in name else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+    return optimizer, get_linear_schedule_with_warmup(optimizer, round(settings.warmup * steps), steps)
 
 
 def _stops_early(record: TrainingRecord, settings: TrainingSettings) -> bool:

@@ -10,7 +10,8 @@ import torch
 
 # Loaded once, for the processes of all tests: one that has used PyTorch's threads cannot be forked. Training loads
 # scikit-learn on its way, which takes longer than the training.
-_LIBRARIES = ["distill.finetuning", "distill.sweep.sweep", "serve.scoring.score", "sklearn.metrics", "tests.conftest"]
+_LIBRARIES = ["distill.finetuning", "distill.pretraining.pretraining", "distill.sweep.sweep", "serve.scoring.score"]
+_LIBRARIES += ["sklearn.metrics", "tests.conftest"]
 _FRESH = multiprocessing.get_context("forkserver")
 _FRESH.set_forkserver_preload(_LIBRARIES)
 

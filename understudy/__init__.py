@@ -16,6 +16,7 @@ _HOMES = {
     "export": "export.exporting",
     "finetune": "distill.finetuning",
     "fuse": "kernels.xlnet",
+    "pretrain": "distill.pretraining.pretraining",
     "relative_attention": "kernels.relative_attention",
     "relative_attention_packed": "kernels.relative_attention_packed",
     "score": "serve.scoring.score",

@@ -22,7 +22,7 @@ import typer
 
 from common.errors import UnderstudyError
 from common.progress import stderr
-from understudy import compare_command, serving_commands, sweep_command, training_commands
+from understudy import compare_command, pretrain_command, serving_commands, sweep_command, training_commands
 
 app = typer.Typer(
     name="understudy",
@@ -32,6 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.command()(pretrain_command.pretrain)
 app.command()(training_commands.finetune)
 app.command()(training_commands.distill)
 app.command()(sweep_command.sweep)

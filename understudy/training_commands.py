@@ -127,6 +127,9 @@ def distill(
     ] = None,
     relation_layer: Annotated[int | None, typer.Option(help="The teacher's layer with them; its last.")] = None,
     relation_heads: Annotated[int | None, typer.Option(help="Heads of MiniLMv2's relations; the teacher's.")] = None,
+    dim_weight: Annotated[
+        float, typer.Option(help="Weight of the mutual information between a text and n-grams hidden in it (InfoWord).")
+    ] = 0.0,
     augment: Annotated[
         int | None, typer.Option(help="Altered copies of each training row, which the teacher labels.")
     ] = None,
@@ -164,6 +167,7 @@ def distill(
         "relation_layer": relation_layer,
         "relation_heads": relation_heads,
         "augment": augment,
+        "dim_weight": dim_weight,
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,

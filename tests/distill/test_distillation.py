@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,13 @@ def test_other_families_go_through(family: str, small_tables: tuple[Path, Path],
         record = distill(str(tmp_path / "teacher"), train, dev, tmp_path / init, settings)
         assert record.layers["matched"] == (2,)
         assert np.isfinite([step["loss"] for step in record.steps]).all()
+    with_dim = replace(settings, dim_weight=0.5)
+    if family == "xlnet":
+        with pytest.raises(InputError, match="the head of 'xlnet' reads the last one"):
+            distill(str(tmp_path / "teacher"), train, dev, tmp_path / "dim", with_dim)
+        return
+    record = distill(str(tmp_path / "teacher"), train, dev, tmp_path / "dim", with_dim)
+    assert all(step["dim"] > 0 for step in record.steps)
 
 
 def test_a_student_of_one_layer_is_plain_kd(

@@ -16,8 +16,11 @@ from distill.layer_map import evenly_spread
 from distill.live_teacher import LiveTeacher
 from distill.losses import hard_loss, patience_loss, soft_loss
 from distill.objective import DistillationObjective
+from distill.pretraining.infoword import DeepInfoMax
+from distill.processes import Share
 from distill.settings import DistillationSettings
 from distill.teacher import TeacherTargets
+from tests.conftest import make_config, make_tokenizer, messages
 
 Array = NDArray[np.float64]
 LAYERS, WIDTH, LENGTH = 3, 8, 5
@@ -202,3 +205,46 @@ def test_hidden_states_and_relations_of_a_live_teacher_against_float64(width: in
     assert terms["hidden"].item() == pytest.approx(hidden, rel=1e-4)
     assert terms["relation"].item() == pytest.approx(relation, rel=1e-4)
     assert terms["loss"].item() == pytest.approx(terms["hard"].item() + 3 * hidden + 7 * relation, rel=1e-4)
+
+
+def test_dim_is_the_students_own_in_float64_and_comes_on_top() -> None:
+    torch.manual_seed(3)
+    tokenizer, settings = make_tokenizer("bert"), DistillationSettings(2, "kd", alpha=0.0, dim_weight=0.4)
+    config = make_config("bert", len(tokenizer), 2, initializer_range=0.2, num_labels=3)
+    student = BertForSequenceClassification(config).eval()
+    dim = DeepInfoMax(student, tokenizer)
+    objective = DistillationObjective(student, TASKS[0], settings, None, 6, dim=dim)
+    assert not list(objective.parameters())
+    assert not objective.state_dict()
+    pairs = [(one["text"], other["text"]) for one, other in zip(messages()[:6], messages()[6:12], strict=True)]
+    batch = dict(tokenizer(pairs, padding=True, return_tensors="pt"))
+    output, targets = student(**batch), torch.tensor([0, 2, 1, 1, 0, 2])
+
+    torch.manual_seed(4)
+    terms = objective(output, batch, list(range(6)), targets)
+    torch.manual_seed(4)
+    half = objective(output, batch, list(range(6)), targets, Share(0.5, 0.5))
+    torch.manual_seed(4)
+    views = dim.views(batch["input_ids"], torch.default_generator)
+    assert terms.keys() == {"loss", "hard", "dim"}
+    assert terms["loss"].item() == pytest.approx(terms["hard"].item() + 0.4 * terms["dim"].item())
+    assert half["dim"].item() == pytest.approx(terms["dim"].item() / 2)
+    terms["loss"].backward()
+    assert student.bert.embeddings.word_embeddings.weight.grad is not None
+
+    exact = student.bert.double()
+    with torch.no_grad():
+        whole = exact(**{**batch, "input_ids": views["global_ids"]}).last_hidden_state[:, 0].numpy()
+        alone = exact(views["local_ids"], views["local_mask"]).last_hidden_state[:, 0].numpy()
+    rows = [line[mask.bool()].tolist() for line, mask in zip(views["local_ids"], views["local_mask"], strict=True)]
+    sentence, expected = views["sentence"].tolist(), 0.0
+    for number, row in enumerate(rows):
+        rivals = [
+            other
+            for other, text in enumerate(rows)
+            if other == number or (sentence[other] != sentence[number] and text != row)
+        ]
+        scores = np.array([whole[sentence[number]] @ alone[other] for other in rivals])
+        expected -= _log_softmax(scores - scores.max())[rivals.index(number)] / len(rows)
+    assert len(rows) >= 6
+    assert terms["dim"].item() == pytest.approx(expected, rel=1e-5)

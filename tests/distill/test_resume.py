@@ -39,7 +39,7 @@ def _run(
     train, dev = map(str, tables)
     if kind == "finetune":
         return finetune(str(model), train, dev, output, training, **more)
-    settings = DistillationSettings(2, "pkd-skip", "teacher-skip", training=training)
+    settings = DistillationSettings(2, "pkd-skip", "teacher-skip", dim_weight=0.5, training=training)
     return distill(str(model), train, dev, output, settings, **more)
 
 

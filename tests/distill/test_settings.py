@@ -43,6 +43,9 @@ def test_training_settings_are_checked(values: dict[str, float]) -> None:
         {"augment": -1},
         {"method": "finetune", "hidden_weight": 1.0},
         {"method": "finetune", "augment": 1},
+        {"method": "finetune", "dim_weight": 1.0},
+        {"dim_weight": -0.5},
+        {"dim_weight": 1.0, "training": TrainingSettings(batch_size=1)},
         {"init": "teacher-first", "base": "somewhere"},
     ],
 )

@@ -45,6 +45,7 @@ def test_every_objective_has_its_flag(distilled: Run, tmp_path: Path) -> None:
         "relations": "minilm",
         "relation_layer": 3,
         "augment": 1,
+        "dim_weight": 0.125,
         "epochs": 1,
         "learning_rate": 0.001,
     }
@@ -52,7 +53,7 @@ def test_every_objective_has_its_flag(distilled: Run, tmp_path: Path) -> None:
     assert result.code == 0, result.err
     record = json.loads((tmp_path / "student" / "distillation.json").read_text())
     assert record["settings"].items() >= flags.items()
-    assert record["steps"][0].keys() >= {"hard", "soft", "patience", "hidden", "relation"}
+    assert record["steps"][0].keys() >= {"hard", "soft", "patience", "hidden", "relation", "dim"}
 
 
 def test_best_is_a_method_whose_settings_flags_override(distilled: Run, tmp_path: Path) -> None:
@@ -70,6 +71,7 @@ def test_best_is_a_method_whose_settings_flags_override(distilled: Run, tmp_path
         (["--width", 64], "the student must be narrower than the teacher, whose width is 32: 64"),
         (["--relation-weight", 1, "--relation-layer", 9], "relation_layer must be one of the teacher's layers, 1 to 4"),
         (["--hidden-weight", "nan"], "hidden_weight must be a number from 0"),
+        (["--dim-weight", 1, "--batch-size", 1], "dim_weight compares the rows of a batch"),
     ],
 )
 def test_what_does_not_fit_is_one_line(flags: list[object], reason: str, distilled: Run, tmp_path: Path) -> None:
