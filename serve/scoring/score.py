@@ -62,9 +62,9 @@ def score(
     target.check(kept, overwrite=settings.overwrite or _is_written(target, locations))
     with working("reading the inputs' hashes"):
         source = Inputs(locations)
-    loaded = Bundle.load(Path(bundle))
     # An actor's device must be known before there is one, and is what was asked for.
     engine = None if on_ray else open_engine(Path(bundle), settings)
+    loaded = Bundle.load(Path(bundle)) if engine is None else engine.bundle
     device = engine.model.device if engine is not None else "cuda" if settings.device == "cuda" else "cpu"
     run = prepare_run(loaded, source, target, settings, device)
     metric = choose_metric(loaded.task, settings.metric)
