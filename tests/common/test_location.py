@@ -149,3 +149,14 @@ def test_an_output_that_fails_leaves_what_was_there(tmp_path: Path, before: byte
         raise KeyboardInterrupt
     assert Location.parse(tmp_path).children() == ([] if before is None else ["a.csv"])
     assert before is None or file.read_bytes() == before
+
+
+def test_an_absolute_location_is_the_same_file_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.csv").write_bytes(b"text\n")
+    monkeypatch.chdir(tmp_path)
+    relative = Location.parse("a.csv")
+    absolute = pickle.loads(pickle.dumps(relative.absolute()))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert relative.info() is None
+    assert absolute.read_bytes() == b"text\n"

@@ -122,3 +122,21 @@ def test_no_bucket_is_one_line(student_bundle: Path, table: Path, s3: Bucket) ->
         score(student_bundle, table, s3.uri("out.csv", bucket="nowhere"))
     with pytest.raises(InputError, match="no such bucket"):
         score(student_bundle, s3.uri("in.csv", bucket="nowhere"), s3.uri("out.csv"))
+
+
+def test_a_refused_run_leaves_anothers_journal_in_a_store(
+    student_bundle: Path, teacher_bundle: Path, table: Path, s3: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep = Journal.keep
+
+    def meet(journal: Journal, record: Any, part: bytes) -> None:
+        if record.shard[1] == 0:
+            # Nothing is done yet, and only the run itself is written down.
+            with pytest.raises(InputError, match="holds another run"):
+                score(teacher_bundle, table, s3.uri("out.csv"))
+            assert s3.keys() == [".out.csv.partial/run.json"]
+        keep(journal, record, part)
+
+    monkeypatch.setattr(Journal, "keep", meet)
+    assert score(student_bundle, table, s3.uri("out.csv")).rows == 30
+    assert s3.keys() == ["out.csv"]
