@@ -83,6 +83,8 @@ class Processes:
 
     def any(self, holds: bool, device: torch.device) -> bool:
         """Whether something holds in any process."""
+        if self.count == 1:
+            return holds
         return bool(self.sum(torch.tensor(int(holds), device=device)))
 
     def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:

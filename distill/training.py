@@ -175,14 +175,15 @@ def _train_epoch(run: RunState, data: TrainingData, settings: TrainingSettings, 
                 output = model(**batch, output_hidden_states=objective.needs_states)
             labelled = [row for row in own if row < len(targets)]
             terms = objective(output, batch, own, targets[labelled].to(device), share)
-            # One copy from the device for all terms.
             sums = processes.sum(torch.stack([value.detach() for value in terms.values()]))
-            values = dict(zip(terms, sums.tolist(), strict=True))
             run.optimizer.zero_grad(set_to_none=True)
             terms["loss"].backward()
             processes.sum_gradients(parameters)
-            norm = float(nn.utils.clip_grad_norm_(parameters, 1.0))
-            for what, value in (("loss", values["loss"]), ("gradient", norm)):
+            norm = nn.utils.clip_grad_norm_(parameters, 1.0)
+            # One copy from the device, which waits for all that was asked of it, for everything.
+            *found, gradient = torch.cat([sums, norm[None]]).tolist()
+            values = dict(zip(terms, found, strict=True))
+            for what, value in (("loss", values["loss"]), ("gradient", gradient)):
                 if not math.isfinite(value):
                     raise _left_the_numbers(f"{what} is {value}", run, checkpoint, where=data.train.where(rows))
             record.steps.append({"step": run.step + 1, "lr": run.schedule.get_last_lr()[0], **values})

@@ -10,8 +10,11 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from benchmarks.studies.pkd.data import prepare
 from benchmarks.studies.pkd.models import TaskRun, student_row, teacher, teacher_row
@@ -25,36 +28,65 @@ from benchmarks.studies.pkd.rows import (
     current_rows,
     read_rows,
 )
+from benchmarks.studies.workers import Job, Results, run_jobs
 from common.errors import InputError, UnderstudyError
 from common.progress import say
 from distill.sources import DEFAULT_BASE, Source
 
 
 def study(
-    order: Sequence[Cell], plans: Iterable[TaskPlan], data: Path, work: Path, results: Path, minutes: float, base: str
+    order: Sequence[Cell],
+    plans: Iterable[TaskPlan],
+    data: Path,
+    work: Path,
+    results: Path,
+    minutes: float,
+    base: str,
+    workers: int = 1,
 ) -> int:
     """Runs the cells that the results lack, in this order, as long as the time lasts; returns how many are left.
 
     Args:
         plans: of the tasks that the cells are of.
         minutes: after so many no further cell is begun; the first is begun in any case.
+        workers: processes that run cells at the same time.
     """
-    started = time.monotonic()
+    until = time.monotonic() + 60 * minutes
     by_name = {plan.name: plan for plan in plans}
     known = {name: current_rows(read_rows(results, name), plan) for name, plan in by_name.items()}
     missing = [cell for cell in order if cell not in known[cell.task]]
     say(f"{len(order) - len(missing):,} of {len(order):,} cells are there")
+    # With one worker a task's teacher comes just before its first cell; several have something to do meanwhile.
+    tasks = dict.fromkeys(cell.task for cell in missing)
+    leads = {name: Job(name, _ready, _given(by_name[name], data, work / name, results, base)) for name in tasks}
+    jobs = [] if workers == 1 else list(leads.values())
+    for number, cell in enumerate(missing):
+        if leads[cell.task] not in jobs:
+            jobs.append(leads[cell.task])
+        jobs.append(Job(cell, student_row, partial(_of_student, cell), (cell.task,), required=number == 0))
+    if missing:
+        first = jobs.index(leads[missing[0].task])
+        jobs[first] = replace(jobs[first], required=True)
     ready: dict[str, tuple[TaskRun, Source, StudyRow]] = {}
-    for done, cell in enumerate(missing):
-        if done and time.monotonic() - started >= 60 * minutes:
-            return len(missing) - done
-        if cell.task not in ready:
-            ready[cell.task] = _ready(by_name[cell.task], data, work / cell.task, results, base)
-        task_run, source, lead = ready[cell.task]
-        row = student_row(task_run, source, cell)
-        add_row(results, row)
-        say(f"{cell}: {_outcome(row, lead, task_run.plan.metric)}")
-    return 0
+    left = len(missing)
+    for job, result in run_jobs(jobs, workers, until):
+        if isinstance(job.name, str):
+            ready[job.name] = result
+            continue
+        add_row(results, result)
+        task_run, _, lead = ready[result.task]
+        say(f"{job.name}: {_outcome(result, lead, task_run.plan.metric)}")
+        left -= 1
+    return left
+
+
+def _given(*arguments: Any) -> Callable[[Results], tuple[Any, ...]]:
+    return lambda _: arguments
+
+
+def _of_student(cell: Cell, done: Results) -> tuple[TaskRun, Source, Cell]:
+    task_run, source, _ = done[cell.task]
+    return task_run, source, cell
 
 
 def tune(plans: Sequence[TaskPlan], data: Path, work: Path, results: Path, base: str) -> None:
@@ -129,6 +161,7 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join((*METHODS, *CONTROLS)))
     parser.add_argument("--seeds", default=f"{SEEDS[0]}-{SEEDS[-1]}")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="after these no further cell is begun")
+    parser.add_argument("--workers", type=int, default=1, help="processes that train at the same time, on one GPU, say")
     parser.add_argument("--base", default=DEFAULT_BASE, help="the pre-trained model: a name or a directory")
     parser.add_argument("--tune", action="store_true", help="only the teachers, with every setting that was tried")
     given = parser.parse_args()
@@ -143,7 +176,7 @@ def main() -> None:
             _names(given.methods, (*METHODS, *CONTROLS), "method"),
             _numbers(given.seeds, SEEDS, "seeds"),
         )
-        left = study(order, plans, given.data, given.work, given.results, given.minutes, given.base)
+        left = study(order, plans, given.data, given.work, given.results, given.minutes, given.base, given.workers)
     except UnderstudyError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)

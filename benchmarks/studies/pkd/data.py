@@ -85,8 +85,8 @@ def prepare(plan: TaskPlan, data: Path, work: Path) -> Tables:
 
 def _without(train: Examples, dev: Sequence[Text]) -> Examples:
     """The rows whose words, whatever their case, no dev row has in this order."""
-    seen = {_words(text) for text in dev}
-    kept = [row for row, text in enumerate(train.texts) if _words(text) not in seen]
+    seen = {words(text) for text in dev}
+    kept = [row for row, text in enumerate(train.texts) if words(text) not in seen]
     return replace(
         train,
         texts=[train.texts[row] for row in kept],
@@ -95,6 +95,7 @@ def _without(train: Examples, dev: Sequence[Text]) -> Examples:
     )
 
 
-def _words(text: Text) -> tuple[tuple[str, ...], ...]:
+def words(text: Text) -> tuple[tuple[str, ...], ...]:
+    """A text's words in their order, by part, whatever their case: texts with the same are the same."""
     parts = text if isinstance(text, tuple) else (text,)
     return tuple(tuple(_WORD.findall(part.casefold())) for part in parts)

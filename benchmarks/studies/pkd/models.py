@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from benchmarks.machine import describe_machine
+from benchmarks.studies.lines import pack
 from benchmarks.studies.pkd.data import Tables
 from benchmarks.studies.pkd.plan import TEACHER, Cell, TaskPlan, settings_of
-from benchmarks.studies.pkd.rows import StudyRow, pack
+from benchmarks.studies.pkd.rows import StudyRow
 from common.examples import read_examples
 from distill.finetuning import finetune
 from distill.record import read_record
@@ -21,6 +22,7 @@ from distill.settings import TrainingSettings
 from distill.sources import DEFAULT_BASE, Source, find_model
 from distill.sweep.results import open_results
 from distill.sweep.runs import Setting, discard_student, measure, run
+from distill.training import choose_device
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def teacher_row(task_run: TaskRun, source: Source, training: TrainingSettings) -
     """A teacher's row, measured on dev."""
     record = read_record(source.path)
     assert record is not None
-    measured = measure(source, _setting(task_run, source))
+    measured = measure(source, setting_of(task_run, source))
     return StudyRow(
         task=task_run.plan.name,
         layers=record["layers"]["count"],
@@ -61,7 +63,7 @@ def teacher_row(task_run: TaskRun, source: Source, training: TrainingSettings) -
         settings=dict(vars(training)),
         data=task_run.tables.describe(),
         teacher=source.sha256,
-        machine=_machine(),
+        machine=machine(),
         chosen_on=record["best_dev"],
         dev=measured.metrics,
         answers=pack(measured.answers, len(task_run.tables.task.labels)),
@@ -76,13 +78,15 @@ def student_row(task_run: TaskRun, source: Source, cell: Cell) -> StudyRow:
     """Trains a cell's student, from where a killed study left it, and measures it on dev.
 
     Raises:
-        InputError: the task's work directory is of another teacher or data, or another study works in it.
+        InputError: the cell's work directory is of another teacher or data, or another study works in it.
     """
-    setting = _setting(task_run, source)
+    setting = setting_of(task_run, source)
     settings = settings_of(cell, task_run.plan)
     about = {"teacher": source.describe(), **task_run.tables.describe()}
-    machine = _machine()
-    with open_results(task_run.work / "students", about) as results:
+    trained_on = machine()
+    # One for each, so that several can be trained at the same time.
+    directory = task_run.work / "students" / f"{cell.layers}-{cell.method}-{cell.seed}"
+    with open_results(directory, about) as results:
         row = run(settings, setting, results)
         answers = "" if row.failed else pack(results.answers(row.key), len(task_run.tables.task.labels))
         discard_student(results, row.key)
@@ -94,7 +98,7 @@ def student_row(task_run: TaskRun, source: Source, cell: Cell) -> StudyRow:
         settings=row.settings,
         data=task_run.tables.describe(),
         teacher=source.sha256,
-        machine=machine,
+        machine=trained_on,
         failed=row.failed,
         chosen_on=row.chosen_on,
         dev=row.dev,
@@ -106,7 +110,8 @@ def student_row(task_run: TaskRun, source: Source, cell: Cell) -> StudyRow:
     )
 
 
-def _setting(task_run: TaskRun, source: Source) -> Setting:
+def setting_of(task_run: TaskRun, source: Source) -> Setting:
+    """What a model of the task is measured with."""
     tables = task_run.tables
     dev = read_examples(str(tables.dev), tables.columns)
     return Setting(
@@ -121,5 +126,7 @@ def _setting(task_run: TaskRun, source: Source) -> Setting:
     )
 
 
-def _machine() -> dict[str, Any]:
-    return {**describe_machine(), "threads": torch.get_num_threads()}
+def machine() -> dict[str, Any]:
+    """What a row was trained on: `describe_machine`, the device and the threads of this process."""
+    device = torch.cuda.get_device_name() if choose_device().type == "cuda" else "cpu"
+    return {**describe_machine(), "device": device, "threads": torch.get_num_threads()}

@@ -108,7 +108,7 @@ def _method(tasks: Sequence[TaskSummary]) -> Iterator[str]:
         "examples; with one seed over examples alone. `3×` is the number of seeds. Differences are paired over "
         "seeds and examples, in points of the metric; Holm's p allows for all rows of the table. Each task has one "
         "teacher, so how much teachers vary is in no interval.",
-        f"- **Without a GPU** {slices}." if slices else "- All tasks are whole.",
+        f"- **Slices**: {slices}." if slices else "- **Rows**: all of every task's, and five seeds.",
         "- **Not the paper's set-up:** a teacher of 6 layers, not 12, of 384 units; one budget a task, not a grid "
         "search for each method; dev rows, where the paper's figures are of GLUE's test rows.",
     )

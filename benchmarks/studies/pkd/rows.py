@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import json
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from benchmarks.studies.lines import add_line, damaged, read_lines
 from benchmarks.studies.pkd.data import Tables
 from benchmarks.studies.pkd.plan import TEACHER, Cell, TaskPlan, settings_of
 from common.errors import InputError
@@ -71,33 +66,6 @@ class StudyRow:
             return False
 
 
-def pack(answers: NDArray[np.integer], labels: int) -> str:
-    """Label indices `[rows]` in base64, each in as few bits as `labels` need, the lowest bit first."""
-    width = _width(labels)
-    bits = (np.asarray(answers, np.int64)[:, None] >> np.arange(width)) & 1
-    return base64.b64encode(np.packbits(bits.astype(np.uint8)).tobytes()).decode()
-
-
-def unpack(text: str, rows: int, labels: int) -> NDArray[np.int64]:
-    """What `pack` was given.
-
-    Raises:
-        InputError: it is no such text, or not of so many rows.
-    """
-    width = _width(labels)
-    try:
-        packed = np.frombuffer(base64.b64decode(text, validate=True), np.uint8)
-    except ValueError:
-        raise InputError("the answers of a row are no base64") from None
-    if len(packed) != -(-rows * width // 8):
-        raise InputError(f"the answers of a row are not of {rows:,} texts")
-    bits = np.unpackbits(packed, count=rows * width).reshape(rows, width).astype(np.int64)
-    answers: NDArray[np.int64] = (bits << np.arange(width)).sum(axis=1)
-    if answers.max() >= labels:
-        raise InputError(f"the answers of a row name more than {labels} labels")
-    return answers
-
-
 def read_rows(directory: Path, task: str) -> list[StudyRow]:
     """All rows of a task, in the order in which they were made; those that a later one replaces too.
 
@@ -105,17 +73,18 @@ def read_rows(directory: Path, task: str) -> list[StudyRow]:
         InputError: a line is damaged.
     """
     path = _path(directory, task)
-    return list(_parse(path)) if path.exists() else []
+    rows = []
+    for number, line in enumerate(read_lines(path), start=1):
+        try:
+            rows.append(StudyRow(**line))
+        except TypeError:
+            raise damaged(path, number) from None
+    return rows
 
 
 def add_row(directory: Path, row: StudyRow) -> None:
     """Appends a row, which is on the disk when this returns."""
-    path = _path(directory, row.task)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _drop_half_line(path)
-    with path.open("ab", buffering=0) as file:
-        file.write(json.dumps(vars(row), ensure_ascii=False).encode() + b"\n")
-        os.fsync(file.fileno())
+    add_line(_path(directory, row.task), vars(row))
 
 
 def check_data(rows: Sequence[StudyRow], tables: Tables) -> None:
@@ -155,24 +124,3 @@ def current_rows(rows: Sequence[StudyRow], plan: TaskPlan) -> dict[Cell, StudyRo
 
 def _path(directory: Path, task: str) -> Path:
     return directory / f"{task}.jsonl"
-
-
-def _parse(path: Path) -> Iterator[StudyRow]:
-    whole, end, _ = path.read_bytes().rpartition(b"\n")
-    for number, line in enumerate(whole.splitlines() if end else [], start=1):
-        try:
-            yield StudyRow(**json.loads(line))
-        except (ValueError, TypeError):
-            raise InputError(f"{path}, line {number}: damaged; take the line out to repeat that cell") from None
-
-
-def _drop_half_line(path: Path) -> None:
-    """Takes out the row that a killed study was writing."""
-    if path.exists():
-        whole, end, rest = path.read_bytes().rpartition(b"\n")
-        if rest:
-            os.truncate(path, len(whole) + len(end))
-
-
-def _width(labels: int) -> int:
-    return max(1, (labels - 1).bit_length())

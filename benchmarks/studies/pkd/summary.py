@@ -9,9 +9,10 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.studies.lines import unpack
 from benchmarks.studies.pkd.data import Tables
 from benchmarks.studies.pkd.plan import TEACHER, Cell, TaskPlan
-from benchmarks.studies.pkd.rows import StudyRow, check_data, check_teacher, current_rows, unpack
+from benchmarks.studies.pkd.rows import StudyRow, check_data, check_teacher, current_rows
 from common.errors import InputError
 from common.resampled_metrics import resampled_metric
 from common.statistics import Comparison, Interval, bootstrap_interval, compare, draw_examples

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from benchmarks.studies.pkd.conclusions import shared_tasks, target_verdict, verdict
-from benchmarks.studies.pkd.plan import CONTROLS, DEPTHS, METHODS, PAPER_KEPT, PUBLIC_TEACHER, TASKS, TEACHER_LAYERS
+from benchmarks.studies.pkd.plan import CONTROLS, DEPTHS, METHODS, PAPER_KEPT, PUBLIC_TEACHER, TEACHER_LAYERS
 from benchmarks.studies.pkd.summary import CONTESTS, Contest, TaskSummary, contest
 from common.statistics import Interval, holm
 from distill.settings import TrainingSettings
@@ -34,13 +34,11 @@ def teachers(tasks: Sequence[TaskSummary]) -> Iterator[str]:
             own = [_interval(task.lead.mean, ".4f"), f"{task.commonest:.4f}", f"{chosen_on:.4f}"]
         yield _row(name, metric, *own, _budget(task.plan.training), "; ".join(_tried(task)) or _NONE)
     name, public = PUBLIC_TEACHER
-    plan = TASKS[name]
     yield ""
     yield (
-        f"All are all-MiniLM-L6-v2 fine-tuned. For comparison: MiniLM-L6-H384, published at {100 * public:.1f} on "
-        f"{name}'s dev rows, learned from all of its training rows; {name}'s teacher here learns from a fixed slice of "
-        f"{plan.train_rows:,} of them. all-MiniLM-L6-v2 was trained on to tell how similar texts are, which helps with "
-        f"topics more than with inference."
+        f"All are all-MiniLM-L6-v2 fine-tuned, which was trained on from MiniLM-L6-H384 to tell how similar texts are: "
+        f"that helps with topics more than with inference. For comparison: MiniLM-L6-H384 itself is published at "
+        f"{100 * public:.1f} on {name}'s dev rows."
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.studies.lines import pack
 from benchmarks.studies.pkd import report as command
 from benchmarks.studies.pkd.conclusions import conclusions, target_verdict, verdict
 from benchmarks.studies.pkd.data import Tables, prepare
@@ -24,7 +25,7 @@ from benchmarks.studies.pkd.plan import (
     settings_of,
 )
 from benchmarks.studies.pkd.report import report
-from benchmarks.studies.pkd.rows import StudyRow, add_row, pack
+from benchmarks.studies.pkd.rows import StudyRow, add_row
 from benchmarks.studies.pkd.summary import TaskSummary, contest, summarise
 from common.errors import InputError
 from common.statistics import Interval

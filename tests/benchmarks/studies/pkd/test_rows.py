@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.studies.pkd.rows import pack, read_rows, unpack
+from benchmarks.studies.lines import pack, unpack
+from benchmarks.studies.pkd.rows import read_rows
 from common.errors import InputError
 
 

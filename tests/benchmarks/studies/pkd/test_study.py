@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.studies.lines import unpack
 from benchmarks.studies.pkd import __main__ as command
 from benchmarks.studies.pkd.__main__ import tune
 from benchmarks.studies.pkd.data import prepare
 from benchmarks.studies.pkd.plan import CONTROLS, METHODS, TASKS, TEACHER, Cell, cells, settings_of
-from benchmarks.studies.pkd.rows import read_rows, unpack
+from benchmarks.studies.pkd.rows import read_rows
 from common.errors import InputError
 from common.examples import read_examples
 from distill.distillation import distill
@@ -98,7 +99,7 @@ def test_tuning_keeps_a_row_for_each_setting_tried(
 
 
 def test_cells_come_seed_by_seed_and_methods_before_controls() -> None:
-    plans = [TASKS["CoLA"], TASKS["SST-2"]]
+    plans = [TASKS["CoLA"], replace(TASKS["SST-2"], seeds=(0, 1, 2))]
     order = cells(plans, [3, 2], [*CONTROLS, *METHODS], range(5))
     assert len(order) == len(set(order)) == 2 * 8 * (5 + 3)
     assert order[:5] == [Cell("CoLA", 3, method, 0) for method in METHODS]
