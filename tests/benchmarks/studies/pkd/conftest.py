@@ -44,8 +44,14 @@ def run_study(tmp_path: Path, data: Path, bert_base: Path, monkeypatch: pytest.M
     monkeypatch.chdir(bert_base.parent)  # students find the teacher's base by its name
 
     def run(
-        order: Sequence[Cell] = ORDER, minutes: float = 10, plan: TaskPlan = PLAN, work: str = "work", data: Path = data
+        order: Sequence[Cell] = ORDER,
+        minutes: float = 10,
+        plan: TaskPlan = PLAN,
+        work: str = "work",
+        data: Path = data,
+        results: str = "results",
+        workers: int = 1,
     ) -> int:
-        return study(order, [plan], data, tmp_path / work, tmp_path / "results", minutes, bert_base.name)
+        return study(order, [plan], data, tmp_path / work, tmp_path / results, minutes, bert_base.name, workers)
 
     return run

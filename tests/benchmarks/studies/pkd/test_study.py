@@ -57,6 +57,14 @@ def test_a_study_grows_from_run_to_run(run_study: RunStudy, tmp_path: Path, data
     assert record.best == rows[1].chosen_on
 
 
+def test_several_workers_make_the_same_rows(run_study: RunStudy, tmp_path: Path) -> None:
+    assert run_study(workers=2) == run_study(work="alone", results="alone") == 0
+    made = {name: {row.cell: row for row in read_rows(tmp_path / name, "messages")} for name in ("results", "alone")}
+    assert made["results"].keys() == made["alone"].keys() > set(ORDER)
+    for cell, row in made["alone"].items():
+        assert made["results"][cell].answers == row.answers
+
+
 def test_rows_of_another_teacher_or_data_are_refused(
     run_study: RunStudy, tmp_path: Path, data: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
