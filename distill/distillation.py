@@ -22,7 +22,7 @@ from distill.live_teacher import LiveTeacher
 from distill.models import load_classifier, load_config, load_tokenizer, make_encoder
 from distill.objective import DistillationObjective
 from distill.pretraining.infoword import DeepInfoMax
-from distill.processes import one_voice
+from distill.processes import launched, one_voice
 from distill.record import TrainingRecord, read_record
 from distill.result import write_result
 from distill.settings import DistillationSettings
@@ -66,6 +66,7 @@ def distill(
     """
     started = time.monotonic()
     check_output(output, directory=True, overwrite=overwrite)
+    settings.check_processes(launched().count)
     if cache is not None:
         check_cache(cache)
     source = find_model(teacher)

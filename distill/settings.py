@@ -153,9 +153,18 @@ class DistillationSettings:
             "finetune learns from the labels alone: hidden_weight, relation_weight, augment, dim_weight need another "
             "method",
         )
+        self.check_processes(1)
+
+    def check_processes(self, count: int) -> None:
+        """Whether each of `count` processes has the rows that the loss needs of a batch.
+
+        Raises:
+            InputError: it has not.
+        """
+        each = f" in each of {count} processes" if count > 1 else ""
         _require(
-            not self.dim_weight or self.training.batch_size >= 2,
-            "dim_weight compares the rows of a batch: batch_size must be at least 2",
+            not self.dim_weight or self.training.batch_size >= 2 * count,
+            f"dim_weight compares the rows of a batch{each}: batch_size must be at least {2 * count}",
         )
 
     @classmethod

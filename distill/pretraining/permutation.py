@@ -14,7 +14,6 @@ from distill.pretraining.factorization import draw_places, draw_targets, hidden_
 from distill.pretraining.objective import PretrainingObjective, Sequences
 from distill.pretraining.recurrence import Memory, no_memory, two_streams
 from distill.pretraining.settings import PretrainingSettings
-from distill.processes import launched
 from kernels.xlnet import fuse
 
 SPECIAL_TOKENS = 2  # SEP and CLS, behind the text
@@ -58,12 +57,6 @@ class PermutationObjective(PretrainingObjective):
             raise InputError(f"permutation is XLNet's objective: '{encoder.config.model_type}' cannot be trained by it")
         if tokenizer.sep_token_id is None or tokenizer.cls_token_id is None:
             raise InputError("the tokenizer has no separator or no classification token, which XLNet reads")
-        processes = launched().count
-        if settings.bidirectional and settings.batch_size % (2 * processes):
-            raise InputError(
-                f"bidirectional reads half of the rows backwards, in each of {processes} processes: "
-                f"batch_size {settings.batch_size} is no multiple of {2 * processes}"
-            )
         if (settings.reuse_length or 1) > self.body_tokens:
             raise InputError(f"reuse_length must be at most max_length less the {SPECIAL_TOKENS} special tokens")
         fuse(encoder)

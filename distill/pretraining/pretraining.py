@@ -64,10 +64,7 @@ def pretrain(
     started = time.monotonic()
     processes, device = launched(), choose_device()
     check_output(output, directory=True, overwrite=overwrite)
-    if settings.batch_size < processes.count:
-        raise InputError(
-            f"batch_size {settings.batch_size} is less than one row for each of {processes.count} processes"
-        )
+    settings.check_processes(processes.count)
     text = Corpus(corpus, documents)
     start = find_start(settings, model, config, tokenizer)
     if start.source is not None and output.exists() and output.samefile(start.source.path):
@@ -100,11 +97,11 @@ def pretrain(
             **versions(),
         }
         objective.to(device)
+        record.wall_time_s = time.monotonic() - started
         run = PretrainingRun(objective, stream, settings, record, processes, device)
         kept = processes.from_first(checkpoint.load(identity) if processes.is_first else None)
         if kept is not None:
             run.load_state_dict(kept)
-        record.wall_time_s += time.monotonic() - started
         run.train(checkpoint)
         objective.cpu().eval()
         record.wall_time_s = round(record.wall_time_s, 3)

@@ -116,7 +116,7 @@ class PretrainingRun:
         self.objective.load_state({name: value.to(self.device) for name, value in own["objective"].items()})
         self.step, self._sums = state["step"], state["sums"]
         self.record.losses, self.record.tokens = state["losses"], state["tokens"]
-        self.record.wall_time_s = state["seconds"]
+        self.record.wall_time_s += state["seconds"]
 
     def _take_step(self, checkpoint: Checkpoint) -> float:
         """One step of the optimizer; gives its loss."""

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from common.errors import InputError
 
 OBJECTIVES = ("masked", "permutation", "infoword")
 MLM_LOSSES = ("softmax", "nce")
+
+# Whose objectives a setting is, where it is not everybody's.
+_OWNERS = {
+    "mask_share": ("masked", "infoword"),
+    "span_k": ("permutation",),
+    "memory_length": ("permutation",),
+    "reuse_length": ("permutation",),
+    "bidirectional": ("permutation",),
+    "dim_weight": ("infoword",),
+    "mlm_loss": ("infoword",),
+}
 
 
 @dataclass(frozen=True)
@@ -83,17 +94,32 @@ class PretrainingSettings:
             self.reuse_length is None or 1 <= self.reuse_length < self.max_length,
             "reuse_length must lie between 1 and below max_length",
         )
-        for name in ("memory_length", "reuse_length", "bidirectional"):
+        for entry in fields(self):
+            owners = _OWNERS.get(entry.name, OBJECTIVES)
             _require(
-                not getattr(self, name) or self.objective == "permutation",
-                f"{name} is of use with the permutation objective alone",
+                self.objective in owners or getattr(self, entry.name) == entry.default,
+                f"{entry.name} is of use with {' and '.join(owners)} alone, and the objective is {self.objective}",
             )
         _require(0 <= self.dim_weight < math.inf, "dim_weight must be a number from 0")
         _require(self.mlm_loss in MLM_LOSSES, f"mlm_loss must be one of {', '.join(MLM_LOSSES)}, not '{self.mlm_loss}'")
+        self.check_processes(1)
+
+    def check_processes(self, count: int) -> None:
+        """Whether each of `count` processes has the rows that the objective needs of a batch.
+
+        Raises:
+            InputError: it has not.
+        """
+        each = f" in each of {count} processes" if count > 1 else ""
+        _require(self.batch_size >= count, f"batch_size {self.batch_size} leaves no row{each}")
         compares_rows = self.objective == "infoword" and (self.dim_weight or self.mlm_loss == "nce")
         _require(
-            self.batch_size >= 2 or not compares_rows,
-            "infoword has its negatives from the other rows: batch_size must be at least 2",
+            not compares_rows or self.batch_size >= 2 * count,
+            f"infoword has its negatives from the other rows{each}: batch_size must be at least {2 * count}",
+        )
+        _require(
+            not self.bidirectional or self.batch_size % (2 * count) == 0,
+            f"bidirectional reads half of the rows backwards{each}: batch_size must be a multiple of {2 * count}",
         )
 
     def describe(self) -> dict[str, Any]:

@@ -54,6 +54,14 @@ def test_distillation_settings_are_checked(values: dict[str, object]) -> None:
         DistillationSettings(**{"layers": 3, **values})  # type: ignore[arg-type]
 
 
+def test_each_process_needs_two_rows_to_compare() -> None:
+    settings = DistillationSettings(2, dim_weight=1.0, training=TrainingSettings(batch_size=6))
+    settings.check_processes(3)
+    with pytest.raises(InputError, match=r"in each of 4 processes: batch_size must be at least 8$"):
+        settings.check_processes(4)
+    DistillationSettings(2, training=TrainingSettings(batch_size=6)).check_processes(4)
+
+
 def test_finetune_has_no_teacher_terms_and_kd_no_patience() -> None:
     assert DistillationSettings(3, "finetune").soft_weight == 0
     assert DistillationSettings(3, "finetune").patience_weight == 0

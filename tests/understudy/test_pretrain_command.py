@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -55,36 +55,38 @@ def test_from_text_to_a_classifier(
     assert json.loads((teacher / "distillation.json").read_text())["base_model"]["name"] == "out"
 
 
-def test_every_setting_has_its_flag(pretrained: Run, tmp_path: Path) -> None:
-    values: dict[str, Any] = {
-        "objective": "permutation",
-        "steps": 2,
-        "batch_size": 4,
-        "accumulate": 2,
-        "max_length": 20,
-        "learning_rate": 0.002,
-        "warmup": 0.5,
-        "weight_decay": 0.02,
-        "clip": 0.5,
-        "vocabulary": 200,
-        "cased": True,
-        "seed": 5,
-        "mask_share": 0.2,
-        "span_k": 4,
-        "memory_length": 8,
-        "reuse_length": 10,
-        "bidirectional": True,
-        "dim_weight": 0.4,
-        "mlm_loss": "nce",
-    }
-    assert values.keys() == {entry.name for entry in fields(PretrainingSettings)}
-    flags: list[object] = ["--config", write_config(tmp_path / "config.json", "xlnet"), "--documents", "line"]
+SHARED = {
+    "steps": 2,
+    "batch_size": 4,
+    "accumulate": 2,
+    "max_length": 20,
+    "learning_rate": 0.002,
+    "warmup": 0.5,
+    "weight_decay": 0.02,
+    "clip": 0.5,
+    "vocabulary": 200,
+    "cased": True,
+    "seed": 5,
+}
+OWN: dict[str, dict[str, Any]] = {
+    "permutation": {"span_k": 4, "memory_length": 8, "reuse_length": 10, "bidirectional": True},
+    "infoword": {"mask_share": 0.2, "dim_weight": 0.4, "mlm_loss": "nce"},
+}
+
+
+@pytest.mark.parametrize("objective", OWN)
+def test_every_setting_has_its_flag(objective: str, pretrained: Run, tmp_path: Path) -> None:
+    names = {name for own in (SHARED, *OWN.values()) for name in own}
+    assert names == {entry.name for entry in fields(PretrainingSettings)} - {"objective"}
+    values = {"objective": objective, **SHARED, **OWN[objective]}
+    config = write_config(tmp_path / "config.json", "xlnet" if objective == "permutation" else "bert")
+    flags: list[object] = ["--config", config, "--documents", "line"]
     for name, value in values.items():
         flags += [f"--{name.replace('_', '-')}", *([] if value is True else [value])]
     result = pretrained(*flags)
     assert result.code == 0, result.err
     record = json.loads((tmp_path / "out" / "pretraining.json").read_text())
-    assert record["settings"] == values
+    assert record["settings"] == asdict(PretrainingSettings(**values))
     assert record["corpus"]["documents"] == "line"
     assert record["model"]["vocabulary"] <= 200
 
@@ -107,7 +109,10 @@ def test_several_files_are_one_corpus(pretrained: Run, tmp_path: Path) -> None:
         (["--batch-size", 0], "batch_size must be at least 1"),
         (["--accumulate", 0], "accumulate must be at least 1"),
         (["--learning-rate", "nan"], "learning_rate must lie between 0 and 1"),
-        (["--memory-length", 8], "memory_length is of use with the permutation objective alone"),
+        (["--memory-length", 8], "memory_length is of use with permutation alone, and the objective is masked"),
+        (["--mlm-loss", "nce"], "mlm_loss is of use with infoword alone, and the objective is masked"),
+        (["--objective", "permutation", "--mask-share", 0.2], "mask_share is of use with masked and infoword alone"),
+        (["--objective", "infoword", "--span-k", 4], "span_k is of use with permutation alone"),
         (["--clip", 0], "clip must be a number above 0"),
         (["--vocabulary", 5], "vocabulary must lie between 64 and 1,000,000 tokens"),
         (["--documents", "page"], "documents must be one of line, paragraph, not 'page'"),

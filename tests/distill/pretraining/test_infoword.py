@@ -268,3 +268,14 @@ def test_a_batch_of_one_row_has_no_negatives(wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="batch_size"):
         replace(SETTINGS, **wrong)
     replace(SETTINGS, batch_size=1, dim_weight=0.0)
+
+
+def test_each_process_needs_two_rows_to_compare() -> None:
+    replace(SETTINGS, batch_size=6).check_processes(3)
+    for comparing in (SETTINGS, replace(SETTINGS, dim_weight=0.0, mlm_loss="nce")):
+        with pytest.raises(InputError, match=r"in each of 2 processes: batch_size must be at least 4$"):
+            replace(comparing, batch_size=3).check_processes(2)
+    plain = replace(SETTINGS, batch_size=3, dim_weight=0.0)
+    plain.check_processes(3)
+    with pytest.raises(InputError, match="leaves no row in each of 4 processes"):
+        plain.check_processes(4)

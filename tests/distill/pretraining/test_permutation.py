@@ -23,12 +23,10 @@ from transformers import (
 )
 
 from common.errors import InputError
-from distill.pretraining import permutation
 from distill.pretraining.factorization import hidden_pairs
 from distill.pretraining.objective import Segment, Sequences
 from distill.pretraining.permutation import PermutationObjective
 from distill.pretraining.settings import PretrainingSettings
-from distill.processes import Processes
 from kernels.xlnet import is_fused, unfuse
 from tests.distill.pretraining.naive_xlnet import NaiveXLNet
 
@@ -298,7 +296,7 @@ def test_it_runs_on_the_fused_attention(monkeypatch: pytest.MonkeyPatch) -> None
     assert len(calls) == 4  # two layers, two streams
 
 
-def test_what_does_not_fit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_fit_is_told() -> None:
     bert = BertForMaskedLM(
         BertConfig(
             vocab_size=VOCABULARY, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
@@ -306,12 +304,12 @@ def test_what_does_not_fit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     with pytest.raises(InputError, match=r"^permutation is XLNet's objective: 'bert'"):
         _objective(bert)
-    with pytest.raises(InputError, match=r"^bidirectional reads half of the rows .* batch_size 3 "):
+    with pytest.raises(InputError, match=r"^bidirectional reads half of the rows .* multiple of 2$"):
         _objective(bidirectional=True, batch_size=3)
-    monkeypatch.setattr(permutation, "launched", lambda: Processes(2))
-    _objective(bidirectional=True, batch_size=4)
-    with pytest.raises(InputError, match=r"of 2 processes.* batch_size 6 "):
-        _objective(bidirectional=True, batch_size=6)
+    settings = PretrainingSettings("permutation", bidirectional=True, batch_size=6)
+    settings.check_processes(3)
+    with pytest.raises(InputError, match=r"in each of 2 processes: .* multiple of 4$"):
+        settings.check_processes(2)
     with pytest.raises(InputError, match=r"^reuse_length must be at most"):
         _objective(reuse_length=23)
     assert _objective(reuse_length=22).stride == 22
