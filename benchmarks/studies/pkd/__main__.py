@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.studies.pkd.data import prepare
-from benchmarks.studies.pkd.models import TaskRun, student_row, teacher, teacher_row
+from benchmarks.studies.pkd.models import TaskRun, ready_task, student_row, teacher, teacher_row
 from benchmarks.studies.pkd.plan import CONTROLS, DEPTHS, METHODS, SEEDS, TASKS, TEACHER, Cell, TaskPlan, cells
 from benchmarks.studies.pkd.rows import (
     RESULTS,
     StudyRow,
     add_row,
     check_data,
-    check_teacher,
     current_rows,
     read_rows,
 )
@@ -58,7 +57,7 @@ def study(
     say(f"{len(order) - len(missing):,} of {len(order):,} cells are there")
     # With one worker a task's teacher comes just before its first cell; several have something to do meanwhile.
     tasks = dict.fromkeys(cell.task for cell in missing)
-    leads = {name: Job(name, _ready, _given(by_name[name], data, work / name, results, base)) for name in tasks}
+    leads = {name: Job(name, ready_task, _given(by_name[name], data, work / name, results, base)) for name in tasks}
     jobs = [] if workers == 1 else list(leads.values())
     for number, cell in enumerate(missing):
         if leads[cell.task] not in jobs:
@@ -101,24 +100,6 @@ def tune(plans: Sequence[TaskPlan], data: Path, work: Path, results: Path, base:
                 add_row(results, row)
                 assert row.chosen_on is not None
                 say(f"{plan.name}, {training}: {plan.metric} {row.chosen_on[plan.metric]:.4f} on the held-out part")
-
-
-def _ready(plan: TaskPlan, data: Path, work: Path, results: Path, base: str) -> tuple[TaskRun, Source, StudyRow]:
-    """A task with its teacher, whose row is added where there is none.
-
-    Raises:
-        InputError: there are rows of another teacher, or of other data.
-    """
-    task_run = TaskRun(plan, prepare(plan, data, work), work, base)
-    rows = read_rows(results, plan.name)
-    check_data(rows, task_run.tables)
-    source = teacher(task_run, plan.training)
-    check_teacher(rows, source.sha256, plan)
-    leads = [row for row in rows if row.method == TEACHER and row.is_current(plan)]
-    if not leads:
-        leads.append(teacher_row(task_run, source, plan.training))
-        add_row(results, leads[0])
-    return task_run, source, leads[0]
 
 
 def _outcome(row: StudyRow, lead: StudyRow, metric: str) -> str:
