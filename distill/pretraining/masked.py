@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from common.errors import InputError
@@ -55,15 +56,20 @@ class Frame:
 
     def __call__(self, bodies: Sequence[Sequence[int]], names: Sequence[str]) -> dict[str, Tensor]:
         """Token ids as a padded batch of the model's tensors `names`, each int64 `[bodies, longest]`."""
-        rows = {
-            "input_ids": [[*self._before, *body, *self._behind] for body in bodies],
-            "attention_mask": [[1] * (self.special + len(body)) for body in bodies],
-            "token_type_ids": [[*self._types_before, *[0] * len(body), *self._types_behind] for body in bodies],
+        rows: dict[str, Iterable[list[int]]] = {
+            "input_ids": ([*self._before, *body, *self._behind] for body in bodies),
+            "attention_mask": ([1] * (self.special + len(body)) for body in bodies),
+            "token_type_ids": ([*self._types_before, *[0] * len(body), *self._types_behind] for body in bodies),
         }
-        return {
-            name: pad_sequence([torch.tensor(row) for row in rows[name]], True, self._padding[name], self._side)
-            for name in names
-        }
+        longest = self.special + max(map(len, bodies))
+        return {name: self._padded(rows[name], self._padding[name], len(bodies), longest) for name in names}
+
+    def _padded(self, rows: Iterable[list[int]], padding: int, count: int, longest: int) -> Tensor:
+        """`[count, longest]`, made at once: a tensor for each row takes longer than a small model's step on a GPU."""
+        left = self._side == "left"
+        parts = (((fill, row) if left else (row, fill)) for row in rows for fill in [[padding] * (longest - len(row))])
+        flat = chain.from_iterable(chain.from_iterable(parts))
+        return torch.from_numpy(np.fromiter(flat, np.int64, count * longest)).view(count, longest)
 
 
 class MaskedObjective(PretrainingObjective):
@@ -100,8 +106,7 @@ class MaskedObjective(PretrainingObjective):
         flattened batch, both int64 `[targets]`."""
         batch = self.frame([segment.ids for segment in sequences.rows], self.names)
         is_text = (batch["attention_mask"] > 0) & ~torch.isin(batch["input_ids"], self._special_ids)
-        of_rows = is_text.flatten().nonzero()[:, 0].split(is_text.sum(dim=1).tolist())
-        places = torch.cat([_choose(of_row, self.settings.mask_share, draw) for of_row in of_rows])
+        places = _chosen(is_text, self.settings.mask_share, draw).flatten().nonzero()[:, 0]
         ids = batch["input_ids"].view(-1)
         labels = ids[places]
         ids[places] = self._altered(labels, draw)
@@ -158,9 +163,12 @@ def mask_token(tokenizer: Any) -> int:
     return int(tokenizer.mask_token_id)
 
 
-def _choose(places: Tensor, share: float, draw: torch.Generator) -> Tensor:
-    """A share of the places, one at least."""
-    if not len(places):
-        return places
-    count = max(1, round(share * len(places)))
-    return places[torch.randperm(len(places), generator=draw)[:count]]
+def _chosen(is_text: Tensor, share: float, draw: torch.Generator) -> Tensor:
+    """A share of each row's tokens, one at least, drawn evenly: bool `[rows, length]`.
+
+    Args:
+        is_text: which tokens may be chosen, bool `[rows, length]`.
+    """
+    counts = (share * is_text.sum(dim=1, keepdim=True)).round().clamp(min=1)
+    lots = torch.rand(is_text.shape, generator=draw, dtype=torch.float64).masked_fill(~is_text, 2.0)
+    return (lots.argsort(dim=1).argsort(dim=1) < counts) & is_text

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 
 from common.errors import InputError
@@ -13,6 +15,9 @@ from common.errors import InputError
 # Words of an n-gram: drawn from N(5, 1) and clipped (InfoWord, arXiv 1910.08350, section 5).
 MEAN, DEVIATION = 5.0, 1.0
 SHORTEST, LONGEST = 1, 10
+
+# What a token is to its word.
+_INSIDE, _FIRST, _SPECIAL = range(3)
 
 
 class Words:
@@ -46,22 +51,22 @@ class Words:
             raise InputError(
                 f"n-grams need whole words, and the tokens of this {kind} tokenizer do not tell them apart"
             )
-        self._begins = frozenset(vocabulary[token] for token in begins)
+        self._kinds = np.full(max(vocabulary.values()) + 1, _INSIDE)
+        self._kinds[[vocabulary[token] for token in begins]] = _FIRST
+        self._kinds[list(self.special)] = _SPECIAL
 
     def of(self, ids: Sequence[int]) -> list[range]:
         """The words of a row in their order, each as its places in the row; special tokens belong to none.
 
         What stands first, or behind a special token, begins a word, though it may be the rest of one.
         """
-        words: list[range] = []
-        for place, token in enumerate(ids):
-            if token in self.special:
-                continue
-            if words and words[-1].stop == place and token not in self._begins:
-                words[-1] = range(words[-1].start, place + 1)
-            else:
-                words.append(range(place, place + 1))
-        return words
+        kinds = self._kinds[np.asarray(ids, np.int64)]
+        before = np.concatenate(([_SPECIAL], kinds[:-1])) if len(kinds) else kinds
+        is_text = kinds != _SPECIAL
+        starts = is_text & ((kinds == _FIRST) | (before == _SPECIAL))
+        # A word ends where the next begins, or a special token stands.
+        bounds = [*np.flatnonzero(starts | ~is_text).tolist(), len(kinds)]
+        return [range(start, end) for start, end in pairwise(bounds) if is_text[start]]
 
 
 def draw_ngrams(words: Sequence[range], share: float, draw: torch.Generator) -> list[range]:
@@ -77,23 +82,28 @@ def draw_ngrams(words: Sequence[range], share: float, draw: torch.Generator) -> 
         The places of each, neighbouring words' together.
     """
     budget = share * sum(map(len, words))
-    free = [True] * len(words)
+    room = _room(words)
+    left, spent = len(words) - 1, 0
     ngrams: list[range] = []
-    while sum(map(len, ngrams)) < budget and (left := sum(free) - 1) > 0:
-        room = _room(words, free)
+    while spent < budget and left > 0:
         drawn = round(MEAN + DEVIATION * torch.randn((), generator=draw).item())
         size = min(max(drawn, SHORTEST), LONGEST, left, max(room))
         starts = [word for word, count in enumerate(room) if count >= size]
         first = starts[int(torch.randint(len(starts), (), generator=draw))]
         ngrams.append(range(words[first].start, words[first + size - 1].stop))
-        free[first : first + size] = [False] * size
+        room[first : first + size] = [0] * size
+        for word in range(first - 1, -1, -1):
+            if room[word] <= first - word:
+                break
+            room[word] = first - word
+        left, spent = left - size, spent + len(ngrams[-1])
     return ngrams
 
 
-def _room(words: Sequence[range], free: Sequence[bool]) -> list[int]:
-    """How many words, from each one on, are free and follow each other without a special token between them."""
-    room = [int(is_free) for is_free in free]
+def _room(words: Sequence[range]) -> list[int]:
+    """How many words, from each one on, follow each other without a special token between them."""
+    room = [1] * len(words)
     for word in range(len(words) - 2, -1, -1):
-        if free[word] and words[word].stop == words[word + 1].start:
+        if words[word].stop == words[word + 1].start:
             room[word] += room[word + 1]
     return room
