@@ -1,8 +1,8 @@
 """Patient Knowledge Distillation on real tasks: `python -m benchmarks.studies.pkd --data DIR --work DIR`.
 
-Fine-tunes each task's teacher, trains the students that the results lack, and adds a row for each as soon as it is
-there: the study grows from run to run, and a killed one goes on where it was. `python -m benchmarks.studies.pkd.report`
-tells what the rows say.
+Fine-tunes a teacher for each task and seed, trains the students that the results lack, and adds a row for each as soon
+as it is there: the study grows from run to run, and a killed one goes on where it was. What the rows say,
+`python -m benchmarks.studies.pkd.report` tells.
 """
 
 from __future__ import annotations
@@ -55,28 +55,35 @@ def study(
     known = {name: current_rows(read_rows(results, name), plan) for name, plan in by_name.items()}
     missing = [cell for cell in order if cell not in known[cell.task]]
     say(f"{len(order) - len(missing):,} of {len(order):,} cells are there")
-    # With one worker a task's teacher comes just before its first cell; several have something to do meanwhile.
-    tasks = dict.fromkeys(cell.task for cell in missing)
-    leads = {name: Job(name, ready_task, _given(by_name[name], data, work / name, results, base)) for name in tasks}
-    jobs = [] if workers == 1 else list(leads.values())
+    # With one worker a teacher comes just before its first student; several have something to do meanwhile.
+    groups = dict.fromkeys((cell.task, cell.seed) for cell in missing)
+    leads = {
+        (name, seed): Job((name, seed), ready_task, _given(by_name[name], seed, data, work / name, results, base))
+        for name, seed in groups
+    }
+    jobs = []
     for number, cell in enumerate(missing):
-        if leads[cell.task] not in jobs:
-            jobs.append(leads[cell.task])
-        jobs.append(Job(cell, student_row, partial(_of_student, cell), (cell.task,), required=number == 0))
-    if missing:
-        first = jobs.index(leads[missing[0].task])
-        jobs[first] = replace(jobs[first], required=True)
-    ready: dict[str, tuple[TaskRun, Source, StudyRow]] = {}
+        group = (cell.task, cell.seed)
+        if group in leads:
+            jobs.append(replace(leads.pop(group), required=number == 0))
+        jobs.append(Job(cell, student_row, partial(_of_student, cell), (group,), required=number == 0))
+    if workers > 1:
+        jobs.sort(key=lambda job: (_seed_of(job), isinstance(job.name, Cell)))
+    ready: dict[tuple[str, int], tuple[TaskRun, Source, StudyRow]] = {}
     left = len(missing)
     for job, result in run_jobs(jobs, workers, until):
-        if isinstance(job.name, str):
-            ready[job.name] = result
+        if isinstance(result, tuple):
+            ready[job.name] = result  # type: ignore[index]
             continue
         add_row(results, result)
-        task_run, _, lead = ready[result.task]
+        task_run, _, lead = ready[result.task, result.seed]
         say(f"{job.name}: {_outcome(result, lead, task_run.plan.metric)}")
         left -= 1
     return left
+
+
+def _seed_of(job: Job) -> int:
+    return job.name.seed if isinstance(job.name, Cell) else job.name[1]  # type: ignore[index]
 
 
 def _given(*arguments: Any) -> Callable[[Results], tuple[Any, ...]]:
@@ -84,7 +91,7 @@ def _given(*arguments: Any) -> Callable[[Results], tuple[Any, ...]]:
 
 
 def _of_student(cell: Cell, done: Results) -> tuple[TaskRun, Source, Cell]:
-    task_run, source, _ = done[cell.task]
+    task_run, source, _ = done[cell.task, cell.seed]
     return task_run, source, cell
 
 

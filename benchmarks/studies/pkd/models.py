@@ -13,7 +13,7 @@ import torch
 from benchmarks.machine import describe_machine
 from benchmarks.studies.lines import pack
 from benchmarks.studies.pkd.data import Tables, prepare
-from benchmarks.studies.pkd.plan import TEACHER, Cell, TaskPlan, settings_of
+from benchmarks.studies.pkd.plan import TEACHER, Cell, TaskPlan, settings_of, teacher_training
 from benchmarks.studies.pkd.rows import StudyRow, add_row, check_data, check_teacher, read_rows
 from common.examples import read_examples
 from distill.finetuning import finetune
@@ -74,8 +74,10 @@ def teacher_row(task_run: TaskRun, source: Source, training: TrainingSettings) -
     )
 
 
-def ready_task(plan: TaskPlan, data: Path, work: Path, results: Path, base: str) -> tuple[TaskRun, Source, StudyRow]:
-    """A task with its teacher, whose row is added where there is none.
+def ready_task(
+    plan: TaskPlan, seed: int, data: Path, work: Path, results: Path, base: str
+) -> tuple[TaskRun, Source, StudyRow]:
+    """A task with a seed's teacher, whose row is added where there is none.
 
     Raises:
         InputError: there are rows of another teacher, or of other data.
@@ -83,11 +85,12 @@ def ready_task(plan: TaskPlan, data: Path, work: Path, results: Path, base: str)
     task_run = TaskRun(plan, prepare(plan, data, work), work, base)
     rows = read_rows(results, plan.name)
     check_data(rows, task_run.tables)
-    source = teacher(task_run, plan.training)
-    check_teacher(rows, source.sha256, plan)
-    leads = [row for row in rows if row.method == TEACHER and row.is_current(plan)]
+    training = teacher_training(plan, seed)
+    source = teacher(task_run, training)
+    check_teacher(rows, source.sha256, plan, seed)
+    leads = [row for row in rows if row.method == TEACHER and row.seed == seed and row.is_current(plan)]
     if not leads:
-        leads.append(teacher_row(task_run, source, plan.training))
+        leads.append(teacher_row(task_run, source, training))
         add_row(results, leads[0])
     return task_run, source, leads[0]
 

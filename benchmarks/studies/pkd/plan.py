@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from common.examples import Columns
@@ -38,10 +38,10 @@ class TaskPlan:
         train, dev: files in the data directory; without `dev` it is cut off train.
         columns: which columns hold what.
         metric: picks epochs and is reported.
-        training: of the teacher, and of all of its students: the same epochs, rate and batch for every method.
+        training: of the teachers, and of all of their students: the same epochs, rate and batch for every method.
         tried: what else there is for the part held out of train to choose `training` from.
         train_rows: how many rows of train a fixed slice has; None takes all.
-        seeds: of the students.
+        seeds: of the students, each with a teacher of its own.
         targets: least share of the teacher's dev metric that `best` is to keep, by depth.
     """
 
@@ -108,6 +108,11 @@ TASKS = {
         _plan("SST-2", _SENTENCE, (3, 1e-4, 32), [(3, 5e-5, 32)], targets=_SERVED),
     )
 }
+
+
+def teacher_training(plan: TaskPlan, seed: int) -> TrainingSettings:
+    """How the teacher of a seed's students is fine-tuned: with the same seed."""
+    return replace(plan.training, seed=seed)
 
 
 def settings_of(cell: Cell, plan: TaskPlan) -> DistillationSettings:

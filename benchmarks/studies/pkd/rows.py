@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.studies.lines import add_line, damaged, read_lines
 from benchmarks.studies.pkd.data import Tables
-from benchmarks.studies.pkd.plan import TEACHER, Cell, TaskPlan, settings_of
+from benchmarks.studies.pkd.plan import TEACHER, Cell, TaskPlan, settings_of, teacher_training
 from common.errors import InputError
 from distill.settings import DistillationSettings, TrainingSettings
 
@@ -60,7 +60,7 @@ class StudyRow:
         """Whether it has the settings that the plan has today; new settings count as the defaults they have."""
         try:
             if self.method == TEACHER:
-                return TrainingSettings(**self.settings) == plan.training
+                return TrainingSettings(**self.settings) == teacher_training(plan, self.seed)
             return DistillationSettings.from_flat(self.settings) == settings_of(self.cell, plan)
         except (InputError, TypeError, KeyError):
             return False
@@ -103,14 +103,14 @@ def check_data(rows: Sequence[StudyRow], tables: Tables) -> None:
                 )
 
 
-def check_teacher(rows: Sequence[StudyRow], sha256: str, plan: TaskPlan) -> None:
-    """Refuses rows of another teacher than the one with this hash; rows of earlier settings are of none any more.
+def check_teacher(rows: Sequence[StudyRow], sha256: str, plan: TaskPlan, seed: int) -> None:
+    """Refuses a seed's rows of another teacher than the one with this hash; rows of earlier settings are of none.
 
     Raises:
         InputError: with the first such row.
     """
     for row in rows:
-        if row.teacher != sha256 and row.is_current(plan):
+        if row.seed == seed and row.teacher != sha256 and row.is_current(plan):
             raise InputError(
                 f"the row '{row.cell}' is of the teacher {row.teacher[:12]}…, the teacher here is {sha256[:12]}…: rows "
                 f"of different teachers do not compare; give the --work of the first, or another --results"

@@ -53,9 +53,9 @@ class TaskSummary:
     """One task of the study as far as it has gone.
 
     Attributes:
-        teacher: its row; None before there is one, and then there is nothing else.
+        teachers: their rows, by seed; without one there is nothing else.
         tried: the rows of teachers with other settings.
-        lead: the teacher's metric.
+        lead: the teachers' metric.
         commonest: the metric of always giving dev's commonest label; what does no better has learned nothing.
         students: by depth and method, as far as there are some.
         failed: cells whose run left the finite numbers.
@@ -64,7 +64,7 @@ class TaskSummary:
     """
 
     plan: TaskPlan
-    teacher: StudyRow | None
+    teachers: dict[int, StudyRow]
     tried: list[StudyRow]
     lead: Runs | None
     commonest: float
@@ -74,15 +74,16 @@ class TaskSummary:
     outdated: int
 
     def kept(self, layers: int, method: str) -> Interval | None:
-        """The share of the teacher's metric; None where there is no such student, or a share means nothing."""
+        """The share of its teacher's metric; None where there is no such student, or a share means nothing."""
         runs = self.students.get((layers, method))
         if runs is None or self.lead is None:
             return None
-        (value,), (draws,) = self.lead.values.values(), self.lead.resampled.values()
-        if min(value, draws.min()) <= 0:
+        lead = self.lead
+        if any(min(lead.values[seed], lead.resampled[seed].min()) <= 0 for seed in runs.values):
             return None
-        shares = [own / value for own in runs.values.values()]
-        return bootstrap_interval(shares, np.stack([own / draws for own in runs.resampled.values()]))
+        shares = [own / lead.values[seed] for seed, own in runs.values.items()]
+        draws = [own / lead.resampled[seed] for seed, own in runs.resampled.items()]
+        return bootstrap_interval(shares, np.stack(draws))
 
 
 @dataclass(frozen=True)
@@ -117,18 +118,20 @@ def summarise(
     """
     current = current_rows(rows, plan)
     teachers = [row for row in rows if row.method == TEACHER]
-    lead = next((row for row in current.values() if row.method == TEACHER), None)
+    leads = {row.seed: row for row in current.values() if row.method == TEACHER}
     tried = [row for row in teachers if not row.is_current(plan)]
     students = {cell: row for cell, row in current.items() if row.method != TEACHER}
     missing = [cell for cell in order if cell not in students]
     outdated = len({row.cell for row in rows if row.method != TEACHER} - current.keys())
-    if lead is None:
-        if students:
-            raise InputError(f"the results of {plan.name} have students but not their teacher's row")
-        return TaskSummary(plan, None, tried, None, 0.0, {}, [], missing, outdated)
+    alone = next((cell for cell in students if cell.seed not in leads), None)
+    if alone is not None:
+        raise InputError(f"the results have the row '{alone}' but not its teacher's")
+    if not leads:
+        return TaskSummary(plan, {}, tried, None, 0.0, {}, [], missing, outdated)
     ready = tables()
     check_data(list(current.values()), ready)
-    check_teacher(rows, lead.weights_sha256, plan)
+    for seed, lead in leads.items():
+        check_teacher(rows, lead.weights_sha256, plan, seed)
     targets = ready.targets()
     # Tasks are drawn independently of each other.
     counts = draw_examples(len(targets), seed=crc32(plan.name.encode()))
@@ -149,8 +152,7 @@ def summarise(
     grouped = {group: runs(chosen) for group, chosen in groups.items()}
     always = np.full_like(targets, np.bincount(targets).argmax())
     commonest = float(resampled_metric(ready.task, plan.metric, always, targets, np.ones((1, len(targets))))[0])
-    whole = runs({lead.seed: lead})
-    return TaskSummary(plan, lead, tried, whole, commonest, grouped, failed, missing, outdated)
+    return TaskSummary(plan, leads, tried, runs(leads), commonest, grouped, failed, missing, outdated)
 
 
 def contest(tasks: Sequence[TaskSummary], layers: int, first: str, second: str) -> Contest | None:

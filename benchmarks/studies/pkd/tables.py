@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from statistics import fmean
 
 from benchmarks.studies.pkd.conclusions import shared_tasks, target_verdict, verdict
 from benchmarks.studies.pkd.plan import CONTROLS, DEPTHS, METHODS, PAPER_KEPT, PUBLIC_TEACHER, TEACHER_LAYERS
@@ -23,15 +24,16 @@ def progress(tasks: Sequence[TaskSummary], methods: Iterable[str]) -> str:
 
 
 def teachers(tasks: Sequence[TaskSummary]) -> Iterator[str]:
-    """How good each task's teacher is, and how it was trained."""
+    """How good each task's teachers are, and how they were trained."""
     yield "| task | metric | on dev | commonest label | on the held-out part | settings | beside them, on that part |"
     yield "|---|---|---|---|---|---|---|"
     for task in tasks:
         name, metric = task.plan.name, task.plan.metric
         own = [_NONE] * 3
-        if task.lead is not None and task.teacher is not None and task.teacher.chosen_on is not None:
-            chosen_on = task.teacher.chosen_on[metric]
-            own = [_interval(task.lead.mean, ".4f"), f"{task.commonest:.4f}", f"{chosen_on:.4f}"]
+        if task.lead is not None:
+            chosen_on = fmean((row.chosen_on or {})[metric] for row in task.teachers.values())
+            mean = f"{_interval(task.lead.mean, '.4f')} {len(task.teachers)}×"
+            own = [mean, f"{task.commonest:.4f}", f"{chosen_on:.4f}"]
         yield _row(name, metric, *own, _budget(task.plan.training), "; ".join(_tried(task)) or _NONE)
     name, public = PUBLIC_TEACHER
     yield ""

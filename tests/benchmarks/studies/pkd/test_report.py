@@ -23,6 +23,7 @@ from benchmarks.studies.pkd.plan import (
     TaskPlan,
     cells,
     settings_of,
+    teacher_training,
 )
 from benchmarks.studies.pkd.report import report
 from benchmarks.studies.pkd.rows import StudyRow, add_row
@@ -49,7 +50,7 @@ def row_of(
     labels = len(tables.task.labels)
     answers = np.where(np.arange(len(targets)) < wrong, (targets + 1) % labels, targets)
     cell = Cell(plan.name, layers, method, seed)
-    settings = vars(plan.training) if method == TEACHER else settings_of(cell, plan).describe()
+    settings = vars(teacher_training(plan, seed)) if method == TEACHER else settings_of(cell, plan).describe()
     return StudyRow(
         task=plan.name,
         layers=4 if method == TEACHER else layers,
@@ -66,12 +67,17 @@ def row_of(
     )
 
 
+def leads(tables: Tables) -> list[StudyRow]:
+    """Two seeds' teachers, each with 8 dev rows wrong."""
+    return [row_of(tables, 8, seed=seed) for seed in (0, 1)]
+
+
 def summed(tables: Tables, rows: list[StudyRow]) -> TaskSummary:
     return summarise(PLAN_OF_TWO, rows, ORDER, lambda: tables)
 
 
 def test_means_shares_and_differences(tables: Tables) -> None:
-    rows = [row_of(tables, 8)]
+    rows = leads(tables)
     rows += [row_of(tables, wrong, "kd", seed) for seed, wrong in enumerate((10, 14))]
     rows += [row_of(tables, wrong, "finetune", seed) for seed, wrong in enumerate((30, 34))]
     task = summed(tables, rows)
@@ -100,7 +106,7 @@ def test_means_shares_and_differences(tables: Tables) -> None:
 
 def test_a_difference_over_tasks_takes_the_seeds_that_all_have(tables: Tables) -> None:
     first = summed(
-        tables, [row_of(tables, 8), *(row_of(tables, 10, name, s) for name in ("kd", "best") for s in (0, 1))]
+        tables, [*leads(tables), *(row_of(tables, 10, name, s) for name in ("kd", "best") for s in (0, 1))]
     )
     second = summed(tables, [row_of(tables, 8), row_of(tables, 16, "kd"), row_of(tables, 10, "best")])
     both = contest([first, second], 2, "best", "kd")
@@ -116,7 +122,7 @@ def test_a_difference_over_tasks_takes_the_seeds_that_all_have(tables: Tables) -
 )
 def test_targets_are_of_the_mean_over_all_seeds(tables: Tables, wrong: tuple[int, ...], expected: str) -> None:
     # The teacher has 40 of 48, the target is 38 of 40.
-    task = summed(tables, [row_of(tables, 8), *(row_of(tables, n, "best", seed) for seed, n in enumerate(wrong))])
+    task = summed(tables, [*leads(tables), *(row_of(tables, n, "best", seed) for seed, n in enumerate(wrong))])
     assert target_verdict(task, 2) == expected
 
 
@@ -142,7 +148,7 @@ def test_foreign_rows_are_refused(tables: Tables) -> None:
     data = {**lead.data, "train": {"sha256": "0", "rows": 1}}
     with pytest.raises(InputError, match="another train table"):
         summed(tables, [lead, replace(row_of(tables, 9, "kd"), data=data)])
-    with pytest.raises(InputError, match="not their teacher's row"):
+    with pytest.raises(InputError, match="but not its teacher's"):
         summed(tables, [row_of(tables, 9, "kd")])
 
 
@@ -153,7 +159,7 @@ def test_the_last_row_of_a_cell_counts_and_earlier_settings_do_not(tables: Table
     assert (2, "best") not in task.students
     assert task.outdated == 1
     failed = replace(row_of(tables, 0, "kd", 1), failed="the loss is nan", dev=None, answers="")
-    task = summed(tables, [row_of(tables, 8), row_of(tables, 10, "kd"), failed])
+    task = summed(tables, [*leads(tables), row_of(tables, 10, "kd"), failed])
     assert list(task.students[2, "kd"].values) == [0]
     assert [cell.seed for cell in task.failed] == [1]
 
