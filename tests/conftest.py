@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from transformers import (
     XLNetConfig,
 )
 
+from common.locks import held_directory
 from demo.messages import DEV, TRAIN
 from tests.s3 import s3, s3_server  # noqa: F401  (fixtures)
 
@@ -223,43 +225,74 @@ def bert_teacher(tmp_path_factory: pytest.TempPathFactory, bert_base: Path, smal
     return output
 
 
+Factory = pytest.TempPathFactory
+
+
+def made_once(factory: Factory, name: str, make: Callable[[Path], Path]) -> Path:
+    """What `make` puts into a directory, made by the first of the processes that share a run of the tests.
+
+    Args:
+        make: gives the path that is wanted.
+    """
+    root = factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    directory = root / "shared" / name
+    with held_directory(directory, wait=True):
+        done = directory / "path"
+        if not done.exists():
+            done.write_text(str(make(directory)))
+        return Path(done.read_text())
+
+
 @pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(tmp_path_factory: Factory) -> Path:
     """A bundle of a random single-label BERT."""
-    return export_bundle(tmp_path_factory.mktemp("bundles"), "bert", INTENTS, "single_label_classification")
+    make = partial(export_bundle, family="bert", labels=INTENTS, problem_type="single_label_classification")
+    return made_once(tmp_path_factory, "bundle", make)
 
 
 @pytest.fixture(scope="session")
-def multi_label_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def multi_label_bundle(tmp_path_factory: Factory) -> Path:
     """A bundle of a random multi-label BERT."""
-    return export_bundle(tmp_path_factory.mktemp("bundles"), "bert", INTENTS, "multi_label_classification")
+    make = partial(export_bundle, family="bert", labels=INTENTS, problem_type="multi_label_classification")
+    return made_once(tmp_path_factory, "multi_label_bundle", make)
 
 
 @pytest.fixture(scope="session")
-def regression_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def regression_bundle(tmp_path_factory: Factory) -> Path:
     """A bundle of a random BERT with one output."""
-    return export_bundle(tmp_path_factory.mktemp("bundles"), "bert", ("score",), "regression")
+    make = partial(export_bundle, family="bert", labels=("score",), problem_type="regression")
+    return made_once(tmp_path_factory, "regression_bundle", make)
 
 
 @pytest.fixture(scope="session", params=["bert", "roberta", "xlnet"])
-def weights_bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def weights_bundle(request: pytest.FixtureRequest, tmp_path_factory: Factory) -> Path:
     """A bundle of a random classifier with its weights inside, of several families."""
-    directory = tmp_path_factory.mktemp("bundles")
-    return export_bundle(directory, request.param, INTENTS, "single_label_classification", with_weights=True)
+    make = partial(
+        export_bundle, family=request.param, labels=INTENTS, problem_type="single_label_classification",
+        with_weights=True,
+    )  # fmt: skip
+    return made_once(tmp_path_factory, f"weights_bundle_{request.param}", make)
 
 
 @pytest.fixture(scope="session")
-def student_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def student_bundle(tmp_path_factory: Factory) -> Path:
     """A bundle of a random BERT that gives each label to some of the shipped messages."""
-    directory = tmp_path_factory.mktemp("bundles")
-    return export_bundle(directory, "bert", INTENTS, "single_label_classification", layers=4, scale=20, seed=1)
+    make = partial(
+        export_bundle, family="bert", labels=INTENTS, problem_type="single_label_classification", layers=4, scale=20,
+        seed=1,
+    )  # fmt: skip
+    return made_once(tmp_path_factory, "student_bundle", make)
 
 
 @pytest.fixture(scope="session")
-def teacher_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def teacher_bundle(tmp_path_factory: Factory) -> Path:
     """As `student_bundle`, with weights of its own and the labels in another order."""
-    directory = tmp_path_factory.mktemp("bundles")
-    return export_bundle(directory, "bert", INTENTS[::-1], "single_label_classification", layers=4, scale=20, seed=2)
+    make = partial(
+        export_bundle, family="bert", labels=INTENTS[::-1], problem_type="single_label_classification", layers=4,
+        scale=20, seed=2,
+    )  # fmt: skip
+    return made_once(tmp_path_factory, "teacher_bundle", make)
 
 
 def export_bundle(
