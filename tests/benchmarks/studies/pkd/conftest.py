@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -26,16 +25,6 @@ PLAN = TaskPlan(
 ORDER = cells([PLAN], [2], ["kd", "finetune"], PLAN.seeds)
 
 RunStudy = Callable[..., int]
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory, small_tables: tuple[Path, Path]) -> Path:
-    """The data directory."""
-    directory = tmp_path_factory.mktemp("data")
-    (directory / "messages").mkdir()
-    for table in small_tables:
-        shutil.copy(table, directory / "messages" / table.name)
-    return directory
 
 
 @pytest.fixture

@@ -105,9 +105,7 @@ def test_means_shares_and_differences(tables: Tables) -> None:
 
 
 def test_a_difference_over_tasks_takes_the_seeds_that_all_have(tables: Tables) -> None:
-    first = summed(
-        tables, [*leads(tables), *(row_of(tables, 10, name, s) for name in ("kd", "best") for s in (0, 1))]
-    )
+    first = summed(tables, [*leads(tables), *(row_of(tables, 10, name, s) for name in ("kd", "best") for s in (0, 1))])
     second = summed(tables, [row_of(tables, 8), row_of(tables, 16, "kd"), row_of(tables, 10, "best")])
     both = contest([first, second], 2, "best", "kd")
     assert both is not None

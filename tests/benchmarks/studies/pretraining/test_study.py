@@ -19,9 +19,7 @@ from benchmarks.studies.pretraining.rows import ClassifierRow, read_cells, read_
 from common.examples import read_examples
 from distill.pretraining.settings import PretrainingSettings
 from distill.sources import find_model
-from tests.benchmarks.studies.pkd.conftest import PLAN, data
-
-__all__ = ["data"]
+from tests.benchmarks.studies.pkd.conftest import PLAN
 
 _SETTINGS = PretrainingSettings("masked", steps=3, batch_size=4, max_length=16)
 ENCODERS = {
