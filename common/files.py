@@ -66,10 +66,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def as_json(value: Any) -> str:
+    """`value` with indentation; keys keep their order, and numbers that JSON has not become null."""
+    return json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` with indentation; keys keep their order, and numbers that JSON has not become null."""
-    text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    """Writes what `as_json` gives."""
+    path.write_text(as_json(value), encoding="utf-8")
 
 
 def made_here(directory: Path) -> bool:

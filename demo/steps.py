@@ -8,10 +8,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bench import bench, summary_rows
-from benchmarks.report import print_summary
+from benchmarks.bench.bench import bench
+from benchmarks.bench.report.schema import read_results
+from benchmarks.bench.report.summary import print_summary
+from benchmarks.bench.settings import MULTI_STREAM, OFFLINE, SINGLE_STREAM, BenchSettings
 from common.errors import InputError
-from common.files import made_here, read_json, sha256
+from common.files import made_here, sha256
 from common.progress import say
 from demo.messages import DEV, TRAIN
 from distill.distillation import distill
@@ -19,7 +21,7 @@ from distill.finetuning import finetune
 from distill.record import read_record
 from distill.settings import DistillationSettings, TrainingSettings
 from distill.sources import find_model, weights_sha256
-from export.bundle import Bundle
+from export.bundle import MODEL_FILE, Bundle
 from export.exporting import export
 from export.settings import OPSET, ExportSettings
 from serve.repository import ModelSource
@@ -33,6 +35,9 @@ LEARNING_RATE = 3e-4
 TEACHER_EPOCHS = 3
 STUDENT_EPOCHS = 6
 STUDENT_LAYERS = 3
+# A first impression: little time of each scenario and model, and not the one that searches.
+BENCH_SCENARIOS = (SINGLE_STREAM, MULTI_STREAM, OFFLINE)
+BENCH_SECONDS = 3.0
 
 
 def run_demo(output: Path, *, model: str, serve: bool, port: int, seed: int) -> None:
@@ -89,9 +94,17 @@ def run_demo(output: Path, *, model: str, serve: bool, port: int, seed: int) -> 
     _reuse_or_make(
         report,
         lambda: _matches_report(report, bundles),
-        lambda: bench(bundles[1], bundles[0], report, data=str(DEV), overwrite=True, seed=seed, quiet=True),
+        lambda: bench(
+            [bundles[1]],
+            report,
+            BenchSettings(scenarios=BENCH_SCENARIOS, seconds=BENCH_SECONDS, seed=seed),
+            teacher=bundles[0],
+            data=str(DEV),
+            overwrite=True,
+            quiet=True,
+        ),
     )
-    print_summary(summary_rows(read_json(report / "results.json")))
+    print_summary(read_results(report))
     say(f"Ready after {time.monotonic() - started:.0f} s; everything is in {output}, the report in {report}")
     if serve:
         say("5 of 5: the server")
@@ -148,8 +161,7 @@ def _matches_bundle(bundle: Path, model: Path) -> bool:
 def _matches_report(report: Path, bundles: tuple[Path, Path]) -> bool:
     """Whether a report was made from these two bundles."""
     try:
-        measured = read_json(report / "results.json")["bundles"]
-        hashes = [Bundle.load(path).manifest.files["model.onnx"]["sha256"] for path in bundles]
-        return [measured["teacher"]["sha256"], measured["student"]["sha256"]] == hashes
-    except (InputError, KeyError, TypeError):
+        measured = [model.sha256 for model in read_results(report).models]
+        return measured == [Bundle.load(path).manifest.files[MODEL_FILE]["sha256"] for path in bundles]
+    except InputError:
         return False

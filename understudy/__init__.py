@@ -6,11 +6,12 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
+    "BenchSettings": "benchmarks.bench.settings",
     "Engine": "serve.engine",
     "Prediction": "serve.engine",
     "ScoreSettings": "serve.scoring.settings",
     "UnderstudyError": "common.errors",
-    "bench": "benchmarks.bench",
+    "bench": "benchmarks.bench.bench",
     "compare": "serve.comparison.comparison",
     "distill": "distill.distillation",
     "export": "export.exporting",

@@ -22,7 +22,14 @@ import typer
 
 from common.errors import UnderstudyError
 from common.progress import stderr
-from understudy import compare_command, pretrain_command, serving_commands, sweep_command, training_commands
+from understudy import (
+    bench_command,
+    compare_command,
+    pretrain_command,
+    serving_commands,
+    sweep_command,
+    training_commands,
+)
 
 app = typer.Typer(
     name="understudy",
@@ -41,7 +48,7 @@ app.command()(training_commands.adopt)
 app.command()(serving_commands.serve)
 app.command()(serving_commands.score)
 app.command()(compare_command.compare)
-app.command()(serving_commands.bench)
+app.command()(bench_command.bench)
 app.command()(training_commands.demo)
 app.command()(serving_commands.inspect)
 

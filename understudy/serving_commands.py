@@ -1,4 +1,4 @@
-"""`serve`, `score`, `bench`, `inspect`: the arguments; the work is in the rooms."""
+"""`serve`, `score`, `inspect`: the arguments; the work is in the rooms."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from understudy.options import (
     Device,
     EngineName,
     LabelColumn,
-    Output,
     Overwrite,
     PairColumn,
     Seed,
@@ -176,42 +175,6 @@ def score(
         overwrite=overwrite,
     )
     run(bundle, inputs, output, settings)
-
-
-def bench(
-    student: Annotated[Path, typer.Argument(help="The student's bundle.")],
-    teacher: Annotated[Path, typer.Option(help="The teacher's bundle.")],
-    output: Output,
-    data: Annotated[
-        str | None, typer.Option(help="Table of texts, with labels or without; shipped messages otherwise.")
-    ] = None,
-    rounds: Annotated[int, typer.Option(min=3, help="Measured turns of each model.")] = 7,
-    engine: EngineName = "onnx",
-    device: Device = "auto",
-    threads: Threads = 0,
-    text_column: TextColumn = None,
-    pair_column: PairColumn = None,
-    label_column: LabelColumn = None,
-    overwrite: Overwrite = False,
-    seed: Seed = 0,
-) -> None:
-    """Measure a student against its teacher, and write a report."""
-    from benchmarks.bench import bench as run
-    from demo.messages import DEV
-
-    run(
-        student,
-        teacher,
-        output,
-        data=data or str(DEV),
-        columns=columns(text_column, pair_column, label_column) if data else columns(None, None, None),
-        rounds=rounds,
-        engine=engine,
-        device=device,
-        threads=threads,
-        overwrite=overwrite,
-        seed=seed,
-    )
 
 
 def inspect(

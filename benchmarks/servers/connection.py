@@ -3,13 +3,43 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol, cast
+
+from httptools import HttpParserError, HttpResponseParser
 
 from benchmarks.servers.trace import Fate
 
 
+@dataclass(frozen=True)
+class Address:
+    """Where a server listens.
+
+    Attributes:
+        tls: whether it speaks HTTPS; its certificate is verified.
+    """
+
+    host: str
+    port: int
+    tls: bool = False
+
+    async def connect(self, connection: Connection) -> None:
+        """Opens the connection.
+
+        Raises:
+            OSError: nobody listens, or the certificate is not to be trusted.
+        """
+        context = ssl.create_default_context() if self.tls else None
+        loop = asyncio.get_running_loop()
+        await loop.create_connection(lambda: connection, self.host, self.port, ssl=context)
+
+
 class Owner(Protocol):
     """Who uses connections, and is told what comes of it."""
+
+    def take(self, connection: Connection) -> None:
+        """The connection is open, and was opened for no question of its own."""
 
     def send(self, connection: Connection, number: int) -> None:
         """The connection is open and can ask what it was opened for."""
@@ -17,8 +47,8 @@ class Owner(Protocol):
     def answer(self, connection: Connection, answer: Answer) -> None:
         """The first answer to what the connection asked, which is free then."""
 
-    def answer_again(self, number: int) -> None:
-        """An answer to a request that had one."""
+    def answer_again(self, number: int | None) -> None:
+        """An answer to a request that had one, or to none."""
 
     def lose(self, connection: Connection, fate: Fate) -> None:
         """A connection is of no use any more; if it waits for an answer, that is what becomes of its request."""
@@ -27,9 +57,7 @@ class Owner(Protocol):
 class Answer(NamedTuple):
     status: int
     retry_after: bool
-    closes: bool
     body: bytes
-    size: int
 
 
 class Connection(asyncio.Protocol):
@@ -41,42 +69,55 @@ class Connection(asyncio.Protocol):
         free_since: when its last answer was complete, in seconds.
     """
 
-    def __init__(self, owner: Owner, number: int):
-        self.number: int | None = number
+    def __init__(self, owner: Owner, number: int | None):
+        self.number = number
         self.asked_last = number
         self.free_since = 0.0
         self._owner = owner
-        self._read = b""
+        self._parser = HttpResponseParser(self)
+        self._body: list[bytes] = []
+        self._retry_after = False
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by class
-        assert self.number is not None
-        self._owner.send(self, self.number)
+        if self.number is None:
+            self._owner.take(self)
+        else:
+            self._owner.send(self, self.number)
 
     def data_received(self, data: bytes) -> None:
-        self._read = self._read + data if self._read else data
-        while self._read:
-            try:
-                answer = _parse(self._read)
-            except ValueError:
+        try:
+            self._parser.feed_data(data)
+        except HttpParserError:
+            if self.usable:
                 self._owner.lose(self, Fate.WRONG)
                 self.close()
-                return
-            if answer is None:
-                return
-            self._read = self._read[answer.size :]
-            if self.number is None:
-                self._owner.answer_again(self.asked_last)
-            else:
-                self._owner.answer(self, answer)
-                if not answer.closes:
-                    continue
-            # Whose answer comes next over a connection with a second one could not be told.
-            self.close()
 
     def connection_lost(self, _error: Exception | None) -> None:
         self._owner.lose(self, Fate.BROKEN)
+
+    def on_message_begin(self) -> None:
+        """The parser's, as those below."""
+        self._body.clear()
+        self._retry_after = False
+
+    def on_header(self, name: bytes, _value: bytes) -> None:
+        self._retry_after |= name.lower() == b"retry-after"
+
+    def on_body(self, body: bytes) -> None:
+        self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        if self.number is None:
+            self._owner.answer_again(self.asked_last)
+        else:
+            answer = Answer(self._parser.get_status_code(), self._retry_after, b"".join(self._body))
+            self._owner.answer(self, answer)
+            if self._parser.should_keep_alive():
+                return
+        # Whose answer comes next over a connection with a second one could not be told.
+        self.close()
 
     @property
     def usable(self) -> bool:
@@ -92,26 +133,3 @@ class Connection(asyncio.Protocol):
         """Ends it without waiting for anything."""
         if self._transport is not None:
             self._transport.abort()
-
-
-def _parse(data: bytes) -> Answer | None:
-    """The first answer in the bytes; None as long as it is not complete.
-
-    Raises:
-        ValueError: it has no status or no length.
-    """
-    head_size = data.find(b"\r\n\r\n")
-    if head_size < 0:
-        return None
-    head = data[:head_size].lower()
-    length = int(head.partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0])
-    size = head_size + 4 + length
-    if len(data) < size:
-        return None
-    return Answer(
-        status=int(head[9:12]),
-        retry_after=b"\r\nretry-after:" in head,
-        closes=b"\r\nconnection: close" in head,
-        body=data[head_size + 4 : size],
-        size=size,
-    )

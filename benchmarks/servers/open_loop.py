@@ -12,14 +12,14 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import orjson
 import uvloop
 from numpy.typing import NDArray
 
-from benchmarks.servers.connection import Answer, Connection
+from benchmarks.servers.connection import Address, Answer, Connection
 from benchmarks.servers.processes import HOST
 from benchmarks.servers.trace import OK, Fate, Trace
 
@@ -31,21 +31,45 @@ _TICK_SECONDS = 0.001
 _FRESH_SECONDS = 3.0
 # In which a second answer to the last request would come.
 _LINGER_SECONDS = 0.1
+# Greatest difference between float32 scores, whatever shares a batch with a text.
+ROUNDING = 1e-5
+
+
+class Question(Protocol):
+    """What is asked, and how its answer is told from a wrong one."""
+
+    def request(self) -> bytes:
+        """The whole request as it is sent."""
+
+    def is_answered_by(self, body: bytes) -> bool:
+        """Whether the body of an answer with status 200 is right."""
+
+
+def post(host: str, path: str, body: bytes, headers: Sequence[str] = ()) -> bytes:
+    """A POST request of JSON as HTTP/1.1 has it.
+
+    Args:
+        headers: further lines of its head.
+    """
+    head = [f"POST {path} HTTP/1.1", f"Host: {host}", "Content-Type: application/json", f"Content-Length: {len(body)}"]
+    return "\r\n".join([*head, *headers, "", ""]).encode() + body
 
 
 @dataclass(frozen=True)
-class Question:
-    """One text, and what the server must answer.
+class KnownQuestion:
+    """One text, and what our server must answer.
 
     Attributes:
         score: of the label.
         tokens: that were read.
+        tolerance: greatest difference between the score answered and this one.
     """
 
     text: str
     label: str
     score: float
     tokens: int
+    tolerance: float = ROUNDING
 
     @property
     def body(self) -> dict[str, Any]:
@@ -54,15 +78,13 @@ class Question:
 
     def request(self) -> bytes:
         """The whole request as it is sent."""
-        body = json.dumps(self.body).encode()
-        head = f"POST {PATH} HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-        return f"{head}\r\n\r\n".encode() + body
+        return post(HOST, PATH, json.dumps(self.body).encode())
 
-    def is_answered_by(self, body: bytes, tolerance: float) -> bool:
+    def is_answered_by(self, body: bytes) -> bool:
         """Whether a body has this text's label, its score within the tolerance, and its tokens."""
         try:
             (output,) = orjson.loads(body)["outputs"]
-            near = abs(output["score"] - self.score) <= tolerance
+            near = abs(output["score"] - self.score) <= self.tolerance
             return bool(near and output["label"] == self.label and output["tokens"] == self.tokens)
         except (LookupError, TypeError, ValueError):
             return False
@@ -78,11 +100,13 @@ class Limits:
             rate sends less rather than ever later.
         patience: seconds from the last request until an answer counts as missing; above the server's own deadline,
             at which it answers with an error.
+        ready: connections that are open before the first request.
     """
 
     connections: int = 2000
     late: float = 0.25
     patience: float = 35.0
+    ready: int = 0
 
 
 def schedule(rate: float, seconds: float, spacing: Spacing, draw: np.random.Generator) -> NDArray[np.float64]:
@@ -94,24 +118,18 @@ def schedule(rate: float, seconds: float, spacing: Spacing, draw: np.random.Gene
 
 
 def offer(
-    port: int,
-    questions: Sequence[Question],
-    times: NDArray[np.float64],
-    seconds: float,
-    tolerance: float,
-    limits: Limits,
+    address: Address, questions: Sequence[Question], times: NDArray[np.float64], seconds: float, limits: Limits
 ) -> Trace:
-    """Sends the questions in turn to a server on this machine and waits for the answers.
+    """Sends the questions in turn to a server and waits for the answers.
 
     Args:
         times: rising, in seconds from the start.
         seconds: over which they spread.
-        tolerance: greatest difference between a score and the expected one.
     """
     collecting = gc.isenabled()
     gc.disable()  # its pauses would be the generator's lag
     try:
-        return uvloop.run(_Generator(port, questions, times, tolerance, limits).run(seconds))
+        return uvloop.run(_Generator(address, questions, times, limits).run(seconds))
     finally:
         if collecting:
             gc.enable()
@@ -120,19 +138,11 @@ def offer(
 class _Generator:
     """One load: which requests are due, which connections are free, and what became of each request."""
 
-    def __init__(
-        self,
-        port: int,
-        questions: Sequence[Question],
-        times: NDArray[np.float64],
-        tolerance: float,
-        limits: Limits,
-    ):
+    def __init__(self, address: Address, questions: Sequence[Question], times: NDArray[np.float64], limits: Limits):
         count = len(times)
-        self._port = port
+        self._address = address
         self._questions = questions
         self._requests = [question.request() for question in questions]
-        self._tolerance = tolerance
         self._limits = limits
         # Lists, since writing single values to arrays takes several times as long.
         self._times: list[float] = times.tolist()
@@ -153,6 +163,7 @@ class _Generator:
 
     async def run(self, seconds: float) -> Trace:
         self._loop = asyncio.get_running_loop()
+        await asyncio.gather(*(self._open(self._new_connection(None)) for _ in range(self._limits.ready)))
         cpu = time.process_time()
         self._start = time.perf_counter()
         self._send_due()
@@ -165,6 +176,10 @@ class _Generator:
         except TimeoutError:
             pass  # what has no answer by now is missing
         return self._close(seconds, cpu)
+
+    def take(self, connection: Connection) -> None:
+        """Keeps an open connection until a question needs it."""
+        self._free.append(connection)
 
     def send(self, connection: Connection, number: int) -> None:
         """Asks a question over an open connection."""
@@ -179,14 +194,15 @@ class _Generator:
         self._answered[number] = connection.free_since = self._now()
         self._retry_after[number] = answer.retry_after
         question = self._questions[number % len(self._questions)]
-        right = answer.status != OK or question.is_answered_by(answer.body, self._tolerance)
+        right = answer.status != OK or question.is_answered_by(answer.body)
         self._settle(number, answer.status if right else Fate.WRONG)
         connection.asked_last, connection.number = number, None
         self._free.append(connection)
 
-    def answer_again(self, number: int) -> None:
+    def answer_again(self, number: int | None) -> None:
         """Counts an answer to a question that had one."""
-        self._doubled[number] += 1
+        if number is not None:
+            self._doubled[number] += 1
 
     def lose(self, connection: Connection, fate: Fate) -> None:
         """A connection is of no use any more; if it has asked, that is what becomes of its request."""
@@ -221,16 +237,19 @@ class _Generator:
 
     def _open_for(self, number: int) -> None:
         self._opens[number] = True
-        connection = Connection(self, number)
-        self._connections.add(connection)
-        self._most = max(self._most, len(self._connections))
-        opening = self._loop.create_task(self._open(connection))
+        opening = self._loop.create_task(self._open(self._new_connection(number)))
         self._opening.add(opening)
         opening.add_done_callback(self._opening.discard)
 
+    def _new_connection(self, number: int | None) -> Connection:
+        connection = Connection(self, number)
+        self._connections.add(connection)
+        self._most = max(self._most, len(self._connections))
+        return connection
+
     async def _open(self, connection: Connection) -> None:
         try:
-            await self._loop.create_connection(lambda: connection, HOST, self._port)
+            await self._address.connect(connection)
         except OSError:
             self.lose(connection, Fate.BROKEN)
 

@@ -25,10 +25,11 @@ from numpy.typing import NDArray
 
 from benchmarks.machine import describe_machine
 from benchmarks.measure import significant
+from benchmarks.servers.connection import Address
 from benchmarks.servers.load import Load, find_wrk, read_texts, run_wrk, write_bodies
-from benchmarks.servers.open_loop import PATH, Limits, Question, Spacing, offer, schedule
+from benchmarks.servers.open_loop import PATH, ROUNDING, KnownQuestion, Limits, Spacing, offer, schedule
 from benchmarks.servers.overload_report import Capacity, Memory, Step, check_targets, table
-from benchmarks.servers.processes import ServerProcess, free_ports
+from benchmarks.servers.processes import HOST, ServerProcess, free_ports
 from benchmarks.servers.trace import OK, Trace
 from common.errors import InputError, UnderstudyError, WorkFailedError
 from common.files import write_json
@@ -42,34 +43,31 @@ FACTORS = (0.5, 0.9, 1.2, 3.0, 10.0)
 CALM = 0.5
 # Requests in a row that make a recovery.
 RECOVERED_RUN = 20
-# Greatest difference between float32 scores, whatever shares a batch with a text.
-_TOLERANCE = 1e-5
 _WARM_UP_SECONDS = 2
 # A rate is tried for so long before a step; if the generator does not hold it, a lower one, so many times.
 _TRIAL_SECONDS, _TRIALS, _STEP_DOWN = 2.0, 10, 0.8
 _SAMPLE_SECONDS = 0.5
 
 
-def known_answers(engine: Engine, texts: Sequence[str]) -> tuple[list[Question], float]:
+def known_answers(engine: Engine, texts: Sequence[str]) -> list[KnownQuestion]:
     """The texts with what the engine says to each alone; those that it cannot classify are left out.
 
-    Returns:
-        The questions, and by how much a score may differ: rounding, or the shift between a text alone and in a batch
-        that the bundle's manifest tells.
+    A score may differ by rounding, or by the shift between a text alone and in a batch that the manifest tells.
 
     Raises:
         InputError: no text is left.
     """
+    manifest = engine.bundle.manifest
+    proofs = (manifest.verification, manifest.precision_proof)
+    tolerance = max(ROUNDING, *(proof.batch_shift or 0.0 for proof in proofs if proof))
     questions = []
     for text in texts:
         (answer,) = engine.classify([text])
         if isinstance(answer, Prediction):
-            questions.append(Question(text, answer.label, answer.score, answer.tokens))
+            questions.append(KnownQuestion(text, answer.label, answer.score, answer.tokens, tolerance))
     if not questions:
         raise InputError("the table has no text that can be classified")
-    manifest = engine.bundle.manifest
-    proofs = (manifest.verification, manifest.precision_proof)
-    return questions, max(_TOLERANCE, *(proof.batch_shift or 0.0 for proof in proofs if proof))
+    return questions
 
 
 class Bench:
@@ -77,7 +75,6 @@ class Bench:
 
     Args:
         workers: a pool of one process.
-        tolerance: as in `offer`.
         draw: of the schedules.
     """
 
@@ -85,8 +82,7 @@ class Bench:
         self,
         server: ServerProcess,
         workers: multiprocessing.pool.Pool,
-        questions: Sequence[Question],
-        tolerance: float,
+        questions: Sequence[KnownQuestion],
         limits: Limits,
         spacing: Spacing,
         draw: np.random.Generator,
@@ -94,7 +90,6 @@ class Bench:
         self._server = server
         self._workers = workers
         self._questions = questions
-        self._tolerance = tolerance
         self._limits = limits
         self._spacing = spacing
         self._draw = draw
@@ -145,8 +140,8 @@ class Bench:
         return schedule(rate, seconds, self._spacing, self._draw)
 
     def _offer(self, times: NDArray[np.float64], seconds: float, sample: Callable[[], object] = lambda: None) -> Trace:
-        port = int(self._server.url.rpartition(":")[2])
-        arguments = (port, self._questions, times, seconds, self._tolerance, self._limits)
+        address = Address(HOST, int(self._server.url.rpartition(":")[2]))
+        arguments = (address, self._questions, times, seconds, self._limits)
         # A pool does not tell when its process is lost.
         deadline = time.monotonic() + (times[-1] if len(times) else 0) + 2 * self._limits.patience + 30
         running = self._workers.apply_async(offer, arguments)
@@ -193,7 +188,7 @@ def overload(
     find_wrk()
     machine = describe_machine()
     queue_tokens, options = _with_queue(serve_options)
-    questions, tolerance = known_answers(Engine.load(bundle, device="cpu"), texts)
+    questions = known_answers(Engine.load(bundle, device="cpu"), texts)
     random.Random(seed).shuffle(questions)
     tokens = float(np.mean([question.tokens for question in questions]))
     if queue_tokens / tokens >= limits.connections:
@@ -211,7 +206,7 @@ def overload(
             run_wrk(server.url + PATH, bodies, CONNECTIONS, _WARM_UP_SECONDS)
             load = run_wrk(server.url + PATH, bodies, CONNECTIONS, capacity_seconds)
             draw = np.random.default_rng(seed)
-            bench = Bench(server, workers, questions, tolerance, limits, spacing, draw)
+            bench = Bench(server, workers, questions, limits, spacing, draw)
             capacity = Capacity(load, tokens, queue_tokens, bench.calm(load, capacity_seconds))
             say(f"capacity: {load.texts_per_s:,.0f} texts/s")
             for factor in factors:
@@ -223,7 +218,7 @@ def overload(
             "bundle": bundle.name,
             "serve_options": options,
             "texts": len(questions),
-            "score_tolerance": tolerance,
+            "score_tolerance": questions[0].tolerance,
             "seconds": seconds,
             "calm_seconds": calm_seconds,
             "spacing": spacing,

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-from benchmarks.measure import Comparison, significant
+from benchmarks.measure import ratio_range, significant
 from benchmarks.servers.ceiling import Ceiling
 from benchmarks.servers.contestants import OTHERS, Contestant
 from benchmarks.servers.load import Load
@@ -128,7 +128,7 @@ def _against(record: Record, other: Record, value: Callable[[Round], float]) -> 
     return {
         "other": other.contestant.name,
         "ratio": significant(_median(record, value) / _median(other, value)),
-        "ratio_range": Comparison(*zip(*pairs, strict=True)).ratio_range() if pairs else None,
+        "ratio_range": ratio_range(pairs),
     }
 
 

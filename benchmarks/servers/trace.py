@@ -83,8 +83,12 @@ class Trace:
     @property
     def held(self) -> bool:
         """Whether the generator kept to its schedule, but for requests that found no connection."""
+        return not self.count(Fate.LATE) and self.lag(90) <= HELD_LAG
+
+    def lag(self, percentile: float) -> float:
+        """Seconds that the generator sent requests behind their schedule; 0 where it sent none."""
         lag = _known(self.sent - self.scheduled)
-        return not self.count(Fate.LATE) and (not len(lag) or float(np.percentile(lag, 90)) <= HELD_LAG)
+        return float(np.percentile(lag, percentile)) if len(lag) else 0.0
 
     @property
     def faults(self) -> int:

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from benchmarks.servers.open_loop import Limits, Question, offer, schedule
+from benchmarks.servers.connection import Address
+from benchmarks.servers.open_loop import KnownQuestion, Limits, offer, schedule
 from benchmarks.servers.processes import HOST, free_ports
 from benchmarks.servers.trace import Fate, Trace
 
@@ -18,13 +19,20 @@ RIGHT = {"label": "yes", "score": 0.75, "tokens": 4}
 IMPATIENT = Limits(patience=0.3)
 
 
-def question(text: str) -> Question:
-    return Question(text, **RIGHT)
+def question(text: str) -> KnownQuestion:
+    return KnownQuestion(text, **RIGHT)
 
 
 def http(output: dict[str, object], status: str = "200 OK", header: str = "") -> bytes:
     body = json.dumps({"model": "m", "outputs": [output]}).encode()
     return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n{header}\r\n".encode() + body
+
+
+def chunks(output: dict[str, object]) -> list[bytes]:
+    """The body in chunks of five bytes."""
+    body = http(output).partition(b"\r\n\r\n")[2]
+    parts = [body[start : start + 5] for start in range(0, len(body), 5)]
+    return [b"".join(f"{len(part):x}\r\n".encode() + part + b"\r\n" for part in parts)]
 
 
 # What the server does to each text: pieces that it writes one by one; None hangs up.
@@ -39,7 +47,8 @@ BEHAVIOURS: dict[str, list[bytes | None]] = {
     "item error": [http({"error": {"code": "invalid_text"}})],
     "no json": [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{]"],
     "no http": [b"SSH-2.0\r\n\r\n"],
-    "no length": [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"],
+    "in chunks": [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", *chunks(RIGHT), b"0\r\n\r\n"],
+    "no body": [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"],
     "twice": [http(RIGHT) * 2],
     "thrice": [http(RIGHT) * 3],
     "again later": [http(RIGHT), b"", http(RIGHT)],
@@ -109,14 +118,14 @@ def server() -> Iterator[Server]:
 def ask(server: Server, *texts: str, every: float = 0.0, limits: Limits = IMPATIENT) -> Trace:
     """Each text once."""
     times = np.arange(len(texts)) * every
-    return offer(server.port, [question(text) for text in texts], times, 1.0, 1e-5, limits)
+    return offer(Address(HOST, server.port), [question(text) for text in texts], times, 1.0, limits)
 
 
 @pytest.mark.parametrize(
     ("text", "fate"),
     [
-        *((text, 200) for text in ("right", "near", "in pieces", "right, then closes")),
-        *((text, Fate.WRONG) for text in ("label", "score", "tokens", "item error", "no json", "no http", "no length")),
+        *((text, 200) for text in ("right", "near", "in pieces", "in chunks", "right, then closes")),
+        *((text, Fate.WRONG) for text in ("label", "score", "tokens", "item error", "no json", "no http", "no body")),
         *((text, Fate.BROKEN) for text in ("hangs up", "half, then hangs up")),
         *((text, Fate.MISSING) for text in ("never", "half")),
         *((text, 200) for text in ("twice", "thrice", "again later")),
@@ -129,14 +138,14 @@ def test_every_answer_is_told_apart(text: str, fate: int, server: Server) -> Non
     assert trace.fate.tolist() == [fate]
     assert trace.doubled.tolist() == [{"twice": 1, "thrice": 2, "again later": 1}.get(text, 0)]
     assert trace.retry_after.tolist() == [text == "refused"]
-    answered = fate >= 100 or text in ("label", "score", "tokens", "item error", "no json")
+    answered = fate >= 100 or text in ("label", "score", "tokens", "item error", "no json", "no body")
     assert np.isnan(trace.answered).tolist() == [not answered]
     assert trace.sent[0] >= trace.scheduled[0]
 
 
 def test_each_text_is_checked_against_its_own_answer(server: Server) -> None:
-    questions = [question("right"), Question("right", "no", 0.75, 4), question("refused")]
-    trace = offer(server.port, questions, np.zeros(9), 1.0, 1e-5, IMPATIENT)
+    questions = [question("right"), KnownQuestion("right", "no", 0.75, 4), question("refused")]
+    trace = offer(Address(HOST, server.port), questions, np.zeros(9), 1.0, IMPATIENT)
     assert trace.fate.tolist() == 3 * [200, Fate.WRONG, 429]
 
 
@@ -168,19 +177,19 @@ def test_a_request_that_finds_no_connection_is_not_sent(server: Server) -> None:
 
 
 def test_a_request_that_would_go_out_too_late_is_not_sent(server: Server) -> None:
-    trace = offer(server.port, [question("right")], np.array([-60.0, 0.0]), 1.0, 1e-5, Limits(late=30))
+    trace = offer(Address(HOST, server.port), [question("right")], np.array([-60.0, 0.0]), 1.0, Limits(late=30))
     assert trace.fate.tolist() == [Fate.LATE, 200]
     assert not trace.held
 
 
 def test_nobody_listening_is_a_connection_error() -> None:
-    trace = offer(free_ports(1)[0], [question("right")], np.zeros(2), 1.0, 1e-5, IMPATIENT)
+    trace = offer(Address(HOST, free_ports(1)[0]), [question("right")], np.zeros(2), 1.0, IMPATIENT)
     assert trace.fate.tolist() == [Fate.BROKEN, Fate.BROKEN]
     assert trace.faults == 2
 
 
 def test_nothing_to_send_is_an_empty_trace(server: Server) -> None:
-    trace = offer(server.port, [question("right")], np.zeros(0), 1.0, 1e-5, IMPATIENT)
+    trace = offer(Address(HOST, server.port), [question("right")], np.zeros(0), 1.0, IMPATIENT)
     assert (len(trace.fate), trace.connections, trace.held) == (0, 0, True)
     assert trace.figures()["ok_ms"] is None
 
@@ -197,3 +206,9 @@ def test_a_schedule_rises_within_its_seconds_and_comes_again_from_its_seed(spaci
     assert first[0] >= 0
     assert first[-1] < 4
     assert len(first) == pytest.approx(2000, rel=0.1)
+
+
+def test_connections_that_are_ready_are_used_first(server: Server) -> None:
+    trace = ask(server, *["right"] * 4, limits=Limits(patience=0.3, ready=3))
+    assert trace.fate.tolist() == [200] * 4
+    assert (trace.opening.sum(), trace.connections, server.connections) == (1, 4, 4)

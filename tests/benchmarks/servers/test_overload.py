@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.servers import overload as overloading
 from benchmarks.servers.load import Load
-from benchmarks.servers.open_loop import Limits, Question
+from benchmarks.servers.open_loop import KnownQuestion, Limits
 from benchmarks.servers.overload import Bench, known_answers, overload
 from benchmarks.servers.overload_report import Capacity, Memory, Step, check_targets, table
 from benchmarks.servers.trace import Fate, Trace
@@ -139,13 +139,15 @@ def test_what_the_opening_of_connections_takes_is_set_apart() -> None:
 def test_answers_are_the_engines_for_each_text_alone(bundle: Path) -> None:
     engine = Engine.load(bundle)
     texts = ["Where is my order?", "", "I cannot log in to my account"]
-    questions, tolerance = known_answers(engine, texts)
+    questions = known_answers(engine, texts)
     assert [question.text for question in questions] == [texts[0], texts[2]]
     for question in questions:
         (answer,) = engine.classify([question.text])
         assert isinstance(answer, Prediction)
         assert (question.label, question.score, question.tokens) == (answer.label, answer.score, answer.tokens)
-    assert tolerance == max(1e-5, engine.bundle.manifest.verification.batch_shift)
+    assert {question.tolerance for question in questions} == {
+        max(1e-5, engine.bundle.manifest.verification.batch_shift)
+    }
     with pytest.raises(InputError, match="no text that can be classified"):
         known_answers(engine, [""])
 
@@ -174,13 +176,13 @@ def workers() -> Iterator[ThreadPool]:
 
 def make_bench(workers: ThreadPool) -> Bench:
     draw = np.random.default_rng(0)
-    return Bench(_Server(), workers, [Question("a", "b", 1.0, 1)], 1e-5, Limits(), "even", draw)  # type: ignore[arg-type]
+    return Bench(_Server(), workers, [KnownQuestion("a", "b", 1.0, 1)], Limits(), "even", draw)  # type: ignore[arg-type]
 
 
 def test_an_overload_is_followed_by_calm(workers: ThreadPool, monkeypatch: pytest.MonkeyPatch) -> None:
     offered: list[tuple[int, float]] = []
 
-    def offer(_port: int, _questions: object, times: np.ndarray, seconds: float, *_: object) -> Trace:
+    def offer(_address: object, _questions: object, times: np.ndarray, seconds: float, *_: object) -> Trace:
         offered.append((len(times), seconds))
         trace = make_trace(times, seconds)
         trace.fate[(times >= 0.5) & (times < 4.3)] = 429
@@ -201,7 +203,7 @@ def test_an_overload_is_followed_by_calm(workers: ThreadPool, monkeypatch: pytes
 def test_a_rate_that_the_generator_does_not_hold_is_lowered(
     workers: ThreadPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def offer(_port: int, _questions: object, times: np.ndarray, seconds: float, *_: object) -> Trace:
+    def offer(_address: object, _questions: object, times: np.ndarray, seconds: float, *_: object) -> Trace:
         return make_trace(times, seconds, fate=Fate.LATE if len(times) > 700 * seconds else 200)
 
     monkeypatch.setattr(overloading, "offer", offer)
@@ -214,7 +216,7 @@ def test_a_load_within_the_capacity_is_neither_tried_nor_followed(
 ) -> None:
     offered: list[int] = []
 
-    def offer(_port: int, _questions: object, times: np.ndarray, seconds: float, *_: object) -> Trace:
+    def offer(_address: object, _questions: object, times: np.ndarray, seconds: float, *_: object) -> Trace:
         offered.append(len(times))
         return make_trace(times, seconds)
 

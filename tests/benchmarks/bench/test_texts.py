@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from benchmarks.texts import LengthBin, bins_by_length, neighbours
+from benchmarks.bench.texts import LengthBin, bins_by_length, neighbours
 from common.tokenization import Text, TextEncoder
 
 

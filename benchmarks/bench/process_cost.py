@@ -16,12 +16,19 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.errors import WorkFailedError
+from common.progress import progress
 from common.tokenization import Text
 
+if TYPE_CHECKING:
+    from benchmarks.bench.contestants import LocalModel
+
 BATCH_SIZE = 32
-_ROOT = Path(__file__).resolve().parents[1]
+# Fresh processes of each model: as many as an interval needs.
+LAUNCHES = 6
+_ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -31,11 +38,34 @@ class ProcessCost:
     Attributes:
         start_up_s: from the start of the process to its first answer, which includes Python, the imports, verifying
             the bundle and opening the model.
-        peak_memory_mb: the most physical memory it held (10^6 bytes), the interpreter and libraries included.
+        peak_memory_bytes: the most physical memory it held, the interpreter and libraries included.
     """
 
     start_up_s: float
-    peak_memory_mb: float
+    peak_memory_bytes: int
+
+
+def measure_processes(
+    models: Sequence[LocalModel], texts: Sequence[Text], *, device: str
+) -> dict[str, list[ProcessCost]]:
+    """What each model costs a process, by its id, a launch each; the models take turns.
+
+    Args:
+        texts: as in `measure_process`.
+        device: as in `Engine.load`.
+
+    Raises:
+        WorkFailedError: a process failed.
+    """
+    costs: dict[str, list[ProcessCost]] = {model.id: [] for model in models}
+    with progress("starting", LAUNCHES * len(models), "processes") as advance:
+        for launch in range(LAUNCHES):
+            first = launch % len(models)
+            for model in [*models[first:], *models[:first]]:
+                cost = measure_process(model.path, model.engine.model.engine, device, model.threads, texts)
+                costs[model.id].append(cost)
+                advance(1)
+    return costs
 
 
 def measure_process(bundle: Path, engine: str, device: str, threads: int, texts: Sequence[Text]) -> ProcessCost:
@@ -49,7 +79,7 @@ def measure_process(bundle: Path, engine: str, device: str, threads: int, texts:
         WorkFailedError: the process failed.
     """
     # -P keeps the directory one happens to be in from hiding our modules.
-    command = [sys.executable, "-P", "-m", "benchmarks.process_cost", str(bundle.resolve())]
+    command = [sys.executable, "-P", "-m", "benchmarks.bench.process_cost", str(bundle.resolve())]
     command += [engine, device, str(threads)]
     path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
     with tempfile.TemporaryFile() as errors:
@@ -80,7 +110,7 @@ def measure_process(bundle: Path, engine: str, device: str, threads: int, texts:
             raise WorkFailedError(
                 f"the process that measures {bundle} ended with code {process.returncode}: {lines[-1]}"
             )
-    return ProcessCost(start_up, json.loads(rest)["peak_bytes"] / 1e6)
+    return ProcessCost(start_up, json.loads(rest)["peak_memory_bytes"])
 
 
 def peak_memory() -> int:
@@ -106,7 +136,7 @@ def main(bundle: str, engine: str, device: str, threads: str) -> None:
     loaded.classify(texts[:1])
     print("answered", flush=True)
     loaded.classify(texts)
-    print(json.dumps({"peak_bytes": peak_memory()}), flush=True)
+    print(json.dumps({"peak_memory_bytes": peak_memory()}), flush=True)
 
 
 if __name__ == "__main__":

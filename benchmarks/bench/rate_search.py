@@ -1,0 +1,197 @@
+"""The highest rate of arrivals that a model holds: trials at one rate, the search among rates, and what it comes to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.bench.estimates import ENOUGH_ROUNDS, Estimate, quantile_interval
+from benchmarks.servers.trace import OK, Trace
+from common.statistics import RESAMPLES, draw_examples
+
+# Of texts, that may take longer than the bound: what "p99 keeps it" means.
+SLOW_SHARE = 0.01
+# The search ends where the lowest rate that failed is at most this much above the highest that held.
+PRECISION = 0.1
+# Steps down until no rate is taken to hold.
+STEPS_DOWN = 8
+# How late the generator may be with one request of a hundred, of the bound or of a p99 over it. What it is late counts
+# as latency, so that it can make a model look worse but never better.
+_LAG_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One model at one rate.
+
+    Attributes:
+        rate: texts a second that were meant to arrive.
+        round: from 0.
+        trace: what became of each.
+        bound: on p99, in seconds.
+    """
+
+    rate: float
+    round: int
+    trace: Trace
+    bound: float
+
+    @property
+    def errors(self) -> int:
+        """Texts without the right answer, those that found no connection included."""
+        return len(self.trace.fate) - self.trace.count(OK)
+
+    @property
+    def slow(self) -> int:
+        """Texts that were not answered within the bound."""
+        return self.errors + int((self.trace.latency(OK) > self.bound).sum())
+
+    @property
+    def valid(self) -> bool:
+        """Whether the generator kept its schedule so far that what was measured is the model."""
+        return self.trace.lag(99) <= _LAG_SHARE * max(self.bound, self._p99)
+
+    @property
+    def held(self) -> bool:
+        """Whether it is valid, every text was answered, and p99 kept the bound."""
+        return self.valid and not self.errors and self._p99 <= self.bound
+
+    @property
+    def _p99(self) -> float:
+        """Seconds; 0 where nothing was answered."""
+        answered = self.trace.latency(OK)
+        return float(np.percentile(answered, 99)) if len(answered) else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """A point of `results.json`."""
+        answered = self.trace.latency(OK)
+        values = np.percentile(answered * 1e3, (50, 90, 99)).tolist() if len(answered) else [None] * 3
+        p50, p90, p99 = (value if value is None else float(f"{value:.6g}") for value in values)
+        sent = int((~np.isnan(self.trace.sent)).sum())
+        return {
+            "rate": float(f"{self.rate:.6g}"),
+            "round": self.round,
+            "sent": sent,
+            "valid": self.valid,
+            "held": self.held,
+            "p50_ms": p50,
+            "p90_ms": p90,
+            "p99_ms": p99,
+            "errors": self.errors,
+            "lag_p99_ms": float(f"{self.trace.lag(99) * 1e3:.6g}") if sent else None,
+        }
+
+
+@dataclass
+class Search:
+    """For the highest rate that holds: steps up and down until it lies between two, then halves that (geometrically).
+
+    Attributes:
+        rate: to be tried next.
+        step: factor of the steps until both sides are known.
+        best: the highest rate that held, as far as is known.
+        limited: whether the lowest rate that failed did so because the generator could not keep its schedule.
+    """
+
+    rate: float
+    step: float
+    best: float | None = None
+    limited: bool = False
+    _failed: float | None = None
+    _steps_down: int = field(default=0)
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to try."""
+        if self.best is None:
+            return self._steps_down == STEPS_DOWN
+        return self._failed is not None and self._failed <= self.best * (1 + PRECISION) * (1 + 1e-9)
+
+    def tell(self, held: bool, valid: bool = True) -> None:
+        """What the trial at `rate` gave."""
+        if held:
+            self.best = self.rate
+        else:
+            self._failed, self.limited = self.rate, not valid
+        if self.best is None:
+            self._steps_down += 1
+            self.rate /= self.step
+        elif self._failed is None:
+            self.rate *= self.step
+        else:
+            self.rate = (self.best * self._failed) ** 0.5
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """The rate at which one text of a hundred takes longer than the bound, of all rounds' trials together.
+
+    A trial of a few hundred texts says little of their 99th percentile: slow ones come in bursts, most trials have
+    none, and the highest rate that a search happens to hold errs upwards. So the share of slow texts is taken to rise
+    with the rate and fitted to all trials (isotonic regression: Barlow et al. 1972, §1.2); the answer is the highest
+    rate tried where the fit is at most a hundredth.
+
+    Attributes:
+        rate: texts a second; None where the fit is nowhere so low.
+        resampled: the same of each bootstrap resample of the rounds, `[resamples]`, or the lowest rate tried where
+            there is none; empty with too few rounds. Two models' come from the same resamples.
+        rounds: that were drawn.
+    """
+
+    rate: float | None
+    resampled: NDArray[np.float64]
+    rounds: int
+
+    @classmethod
+    def of(cls, trials: Sequence[Trial], rounds: int) -> Capacity:
+        """What the trials of one model in so many rounds come to; those that are not valid say nothing."""
+        valid = [trial for trial in trials if trial.valid]
+        if not valid:
+            return cls(None, np.zeros(0), rounds)
+        rates, place = np.unique([trial.rate for trial in valid], return_inverse=True)
+        counts = np.array([(trial.slow, len(trial.trace.fate)) for trial in valid], np.float64)
+        of_round = np.array([trial.round for trial in valid])
+        draws = draw_examples(rounds, RESAMPLES) if rounds >= ENOUGH_ROUNDS else np.zeros((0, rounds))
+        # Of so few rounds there are fewer different draws than resamples.
+        different, which = np.unique(draws, axis=0, return_inverse=True)
+        found = [_highest(rates, place, counts * draw[of_round, None]) or rates[0] for draw in different]
+        return cls(_highest(rates, place, counts), np.array(found, np.float64)[which], rounds)
+
+    def estimate(self) -> Estimate | None:
+        """The rate with its interval, which the steps of the search widen: nothing between two rates was tried."""
+        if self.rate is None:
+            return None
+        found = self._with_interval(self.rate, self.resampled)
+        if found.low is None or found.high is None:
+            return found
+        return Estimate(found.value, found.low / (1 + PRECISION), found.high * (1 + PRECISION))
+
+    def ratio(self, base: Capacity) -> Estimate | None:
+        """The rate over another model's."""
+        if self.rate is None or base.rate is None:
+            return None
+        return self._with_interval(self.rate / base.rate, self.resampled / base.resampled)
+
+    def _with_interval(self, value: float, resampled: NDArray[np.float64]) -> Estimate:
+        return quantile_interval(value, resampled, self.rounds) if len(resampled) else Estimate(value)
+
+
+def _highest(rates: NDArray[np.float64], place: NDArray[np.int64], counts: NDArray[np.float64]) -> float | None:
+    """The highest of the rates where the fitted share is low enough.
+
+    Args:
+        rates: rising.
+        place: `[trials]`, each one's among the rates.
+        counts: `[trials, 2]`, slow texts and all texts.
+    """
+    from sklearn.isotonic import isotonic_regression
+
+    slow, texts = (np.bincount(place, column, len(rates)) for column in counts.T)
+    drawn = texts > 0
+    fitted = isotonic_regression(slow[drawn] / texts[drawn], sample_weight=texts[drawn])
+    held = rates[drawn][fitted <= SLOW_SHARE]
+    return float(held[-1]) if len(held) else None

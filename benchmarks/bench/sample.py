@@ -1,0 +1,64 @@
+"""The data as it is measured: its lengths, and what of it takes part in each scenario."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from benchmarks.bench.contestants import LocalModel
+from benchmarks.bench.texts import LengthBin, bins_by_length, neighbours
+from common.tokenization import Text, TextEncoder
+
+
+@dataclass(frozen=True)
+class Sample:
+    """
+    Attributes:
+        texts: of the data, checked.
+        encoder: of the shortest limit of all models, so that no text made for the purpose is truncated by any.
+        seed: of all that is drawn.
+    """
+
+    texts: Sequence[Text]
+    encoder: TextEncoder
+    seed: int
+
+    @classmethod
+    def of(cls, texts: Sequence[Text], models: Sequence[LocalModel], seed: int) -> Sample:
+        """As the models in this process read the texts."""
+        encoder = min((model.engine.encoder for model in models), key=lambda encoder: encoder.max_length)
+        return cls(texts, encoder, seed)
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Tokens of each text, truncated at the limit."""
+        return [encoded.tokens for encoded in self.encoder.encode(self.texts)]
+
+    @cached_property
+    def drawn(self) -> list[Text]:
+        """All texts in drawn order."""
+        return random.Random(self.seed).sample(list(self.texts), len(self.texts))
+
+    @cached_property
+    def bins(self) -> list[LengthBin]:
+        """The texts by length."""
+        return bins_by_length(self.texts, self.lengths, self.encoder, random.Random(self.seed))
+
+    def groups(self, size: int, count: int) -> list[Text]:
+        """As `benchmarks.bench.texts.neighbours`."""
+        return neighbours(self.texts, self.lengths, size, count)
+
+    def longest(self, count: int) -> list[Text]:
+        """The texts with the most tokens: the batch that takes the most memory."""
+        order = sorted(range(len(self.texts)), key=lambda row: -self.lengths[row])
+        return [self.texts[row] for row in order[:count]]
+
+    def describe(self) -> dict[str, Any]:
+        """`tokens`, for the `data` part of `results.json`."""
+        middle, high = np.percentile(self.lengths, [50, 90])
+        return {"median": float(middle), "p90": float(high), "max": max(self.lengths)}
