@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import combinations, combinations_with_replacement
 from typing import Any
 
 import numpy as np
@@ -128,15 +129,16 @@ class Search:
 
 @dataclass(frozen=True)
 class Capacity:
-    """The rate at which one text of a hundred takes longer than the bound, of all rounds' trials together.
+    """The rate at which one text of a hundred takes longer than the bound.
 
     A trial of a few hundred texts says little of their 99th percentile: slow ones come in bursts, most trials have
     none, and the highest rate that a search happens to hold errs upwards. So the share of slow texts is taken to rise
-    with the rate and fitted to all trials (isotonic regression: Barlow et al. 1972, §1.2); the answer is the highest
-    rate tried where the fit is at most a hundredth.
+    with the rate and fitted to the trials of several rounds (isotonic regression: Barlow et al. 1972, §1.2); what they
+    say is the highest rate tried where the fit is at most a hundredth. A round in which something else took the machine
+    would draw the fit of all rounds down to itself, so each pair of rounds is fitted, and the answer is the median.
 
     Attributes:
-        rate: texts a second; None where the fit is nowhere so low.
+        rate: texts a second; None where most fits are nowhere so low.
         resampled: the same of each bootstrap resample of the rounds, `[resamples]`, or the lowest rate tried where
             there is none; empty with too few rounds. Two models' come from the same resamples.
         rounds: that were drawn.
@@ -155,11 +157,17 @@ class Capacity:
         rates, place = np.unique([trial.rate for trial in valid], return_inverse=True)
         counts = np.array([(trial.slow, len(trial.trace.fate)) for trial in valid], np.float64)
         of_round = np.array([trial.round for trial in valid])
+        # [rounds, rounds]; a round paired with itself, as a resample may have it, is that round alone.
+        fits = np.zeros((rounds, rounds))
+        for first, second in combinations_with_replacement(range(rounds), 2):
+            drawn = (of_round == first) | (of_round == second)
+            fits[first, second] = fits[second, first] = _highest(rates, place, counts * drawn[:, None]) or 0.0
         draws = draw_examples(rounds, RESAMPLES) if rounds >= ENOUGH_ROUNDS else np.zeros((0, rounds))
         # Of so few rounds there are fewer different draws than resamples.
-        different, which = np.unique(draws, axis=0, return_inverse=True)
-        found = [_highest(rates, place, counts * draw[of_round, None]) or rates[0] for draw in different]
-        return cls(_highest(rates, place, counts), np.array(found, np.float64)[which], rounds)
+        different, which = np.unique(draws.astype(np.int64), axis=0, return_inverse=True)
+        found = [_median_of_pairs(fits, np.repeat(np.arange(rounds), draw)) or rates[0] for draw in different]
+        rate = _median_of_pairs(fits, np.arange(rounds))
+        return cls(rate or None, np.array(found, np.float64)[which], rounds)
 
     def estimate(self) -> Estimate | None:
         """The rate with its interval, which the steps of the search widen: nothing between two rates was tried."""
@@ -180,6 +188,13 @@ class Capacity:
         return quantile_interval(value, resampled, self.rounds) if len(resampled) else Estimate(value)
 
 
+def _median_of_pairs(fits: NDArray[np.float64], drawn: NDArray[np.int64]) -> float:
+    """Over all pairs of the rounds drawn; 0 where it is of fits that found no rate."""
+    pairs = list(combinations(drawn, 2)) or [(drawn[0], drawn[0])]
+    # One of the fits, and no mean of a rate with none.
+    return float(np.percentile([fits[pair] for pair in pairs], 50, method="lower"))
+
+
 def _highest(rates: NDArray[np.float64], place: NDArray[np.int64], counts: NDArray[np.float64]) -> float | None:
     """The highest of the rates where the fitted share is low enough.
 
@@ -192,6 +207,8 @@ def _highest(rates: NDArray[np.float64], place: NDArray[np.int64], counts: NDArr
 
     slow, texts = (np.bincount(place, column, len(rates)) for column in counts.T)
     drawn = texts > 0
+    if not drawn.any():
+        return None
     fitted = isotonic_regression(slow[drawn] / texts[drawn], sample_weight=texts[drawn])
     held = rates[drawn][fitted <= SLOW_SHARE]
     return float(held[-1]) if len(held) else None

@@ -89,6 +89,22 @@ def test_the_rate_found_is_that_of_the_theory() -> None:
     assert models["student"]["ratio"]["value"] > 2.1
 
 
+@pytest.mark.parametrize("disturbed", [0, 4])
+def test_a_round_in_which_something_else_took_the_machine_does_not_decide(
+    disturbed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def attempt(contestant: Any, arrivals: Arrivals, rate: float, bound: float, number: int) -> Trial:
+        times = arrivals.at(rate)
+        service = SERVICE[contestant.id] * (5 if number == disturbed else 1)
+        return Trial(rate, number, trace(times, sojourns(times, [service] * len(times))), bound)
+
+    monkeypatch.setattr(server, "_try", attempt)
+    monkeypatch.setattr(server, "_closed_loop_rate", lambda contestant, _texts: 1 / SERVICE[contestant.id])
+    models = measure("teacher", "student")
+    for id, service in SERVICE.items():
+        assert models[id]["max_rate"]["value"] == pytest.approx(highest_rate(service), rel=0.15)
+
+
 def test_models_take_turns_with_the_same_arrivals(simulated: list[Any]) -> None:
     measure("teacher", "student", rounds=2)
     by_model = {id: [entry for entry in simulated if entry[0] == id] for id in SERVICE}
