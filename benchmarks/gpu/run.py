@@ -81,6 +81,18 @@ def _engine_remark(result: Any) -> str:
     return f"{right} of {len(result['rows'])} right; {largest} texts: {'; '.join(told)}"
 
 
+def _onnx_remark(result: Any) -> str:
+    if result["reason"]:
+        return str(result["reason"])
+    largest = max(row["texts"] for row in result["rows"])
+    rates = [
+        f"{row['family']} {row['layers']} layers {row['texts_per_s']:,.0f}/s"
+        for row in result["rows"]
+        if row["texts"] == largest
+    ]
+    return f"{largest} texts: {'; '.join(rates)}"
+
+
 def _attention_remark(result: Any) -> str:
     known = [target["met"] for target in result["targets"] if target["met"] is not None]
     return f"{sum(known)} of {len(known)} targets met; {result['stopped'] or 'all cases measured'}"
@@ -96,7 +108,7 @@ PARTS = (
     Part(
         "correctness",
         (_PYTHON, "-m", "pytest", "-vv", "-rN", "-p", "no:cacheprovider", *_WORKERS, "tests/kernels/kernel_checks.py"),
-        140, read=read_tests, remark=_tests_remark,
+        100, read=read_tests, remark=_tests_remark,
         environment={"TRITON_INTERPRET": None, "PYTEST_ADDOPTS": None, "UNDERSTUDY_SOAK": "1"},
     ),
     Part(
@@ -118,6 +130,10 @@ PARTS = (
     Part(
         "engine", (_PYTHON, "-m", "benchmarks.gpu.engine"), 45,
         remark=_engine_remark, on_cpu=("--layers", "1", "--width", "48", "--texts", "1", "3"),
+    ),
+    Part(
+        "onnx", (_PYTHON, "-m", "benchmarks.gpu.onnx"), 60,
+        remark=_onnx_remark, on_cpu=("--device", "cpu", "--layers", "1", "--width", "48", "--texts", "1", "3"),
     ),
     Part(
         "attention",
@@ -154,7 +170,7 @@ def run(parts: tuple[Part, ...], output: Path, *, cpu: bool = False, seconds: fl
 
 def verdict(entries: dict[str, Entry]) -> str:
     """What the checks say of all the figures beside them."""
-    checks = ("correctness", "memcheck", "racecheck", "engine")
+    checks = ("correctness", "memcheck", "racecheck", "engine", "onnx")
     bad = [name for name in checks if entries.get(name, {}).get("status") == FAILED]
     if bad:
         return f"WRONG: {', '.join(bad)} failed, so that the times below are those of kernels that are not right"
