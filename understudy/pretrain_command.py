@@ -62,6 +62,9 @@ def pretrain(
     bidirectional: Annotated[
         bool, typer.Option("--bidirectional", help="permutation: half of the rows read backwards.")
     ] = False,
+    segments: Annotated[
+        int, typer.Option(help="permutation: 2 puts a second segment, half of the time another document's, in a row.")
+    ] = 1,
     overwrite: Overwrite = False,
     seed: Seed = 0,
 ) -> None:
@@ -88,6 +91,7 @@ def pretrain(
         memory_length=memory_length,
         reuse_length=reuse_length,
         bidirectional=bidirectional,
+        segments=segments,
         dim_weight=dim_weight,
         mlm_loss=mlm_loss,
     )

@@ -14,10 +14,9 @@ from distill.pretraining.factorization import draw_places, draw_targets, hidden_
 from distill.pretraining.objective import PretrainingObjective, Sequences
 from distill.pretraining.recurrence import Memory, no_memory, two_streams
 from distill.pretraining.settings import PretrainingSettings
+from distill.pretraining.xlnet_rows import XLNetRow, cut_in_two, one_segment, two_segments
 from kernels.xlnet import fuse
 
-SPECIAL_TOKENS = 2  # SEP and CLS, behind the text
-CLS_SEGMENT = 2
 _REUSED, _REST, _PADDING = range(3)  # the parts of a row, each with an order of its own
 _NO_TARGET = -100  # as cross_entropy has it
 
@@ -25,10 +24,12 @@ _NO_TARGET = -100  # as cross_entropy has it
 class PermutationObjective(PretrainingObjective):
     """One token in K is predicted from those before it in a random order, and from a memory of the text before.
 
-    A row is a segment, SEP and CLS. Of its order come first the tokens that are no target, which all others see and
-    which see each other; then targets, SEP and CLS, in an order drawn anew for each row, the latter two never targets.
-    The loss is the mean cross-entropy of the targets (Yang et al., eq. 5), by the embeddings' matrix and a bias. A
-    target before which nothing stands is left out: attention over nothing is the mean of all values, its own with them.
+    A row is a segment, SEP and CLS; with two `segments`, what is not remembered is cut in two, each with a SEP behind
+    it and an id of its own, and half of the time another row's text takes the second one's place. Of a row's order come
+    first the tokens that are no target, which all others see and which see each other; then targets, SEP and CLS, in an
+    order drawn anew for each row, the latter two never targets. The loss is the mean cross-entropy of the targets (Yang
+    et al., eq. 5), by the embeddings' matrix and a bias. A target before which nothing stands is left out: attention
+    over nothing is the mean of all values, its own with them.
 
     With `memory_length`, each layer sees its own inputs at the last tokens before the segment, in rows that go on with
     their document and in no others. Padding stands behind the text, where it does not come between text and memory;
@@ -58,7 +59,8 @@ class PermutationObjective(PretrainingObjective):
         if tokenizer.sep_token_id is None or tokenizer.cls_token_id is None:
             raise InputError("the tokenizer has no separator or no classification token, which XLNet reads")
         if (settings.reuse_length or 1) > self.body_tokens:
-            raise InputError(f"reuse_length must be at most max_length less the {SPECIAL_TOKENS} special tokens")
+            special = settings.max_length - self.body_tokens
+            raise InputError(f"reuse_length must be at most max_length less the {special} special tokens")
         fuse(encoder)
         # Of the module, not of its config: it is no property of the model that is saved.
         encoder.transformer.bi_data = settings.bidirectional
@@ -66,7 +68,8 @@ class PermutationObjective(PretrainingObjective):
 
     @property
     def body_tokens(self) -> int:
-        return self.settings.max_length - SPECIAL_TOKENS
+        # A SEP behind each segment, and CLS.
+        return self.settings.max_length - self.settings.segments - 1
 
     @property
     def stride(self) -> int:
@@ -81,24 +84,25 @@ class PermutationObjective(PretrainingObjective):
             -100 where a row has fewer targets than others; `continues`, bool `[rows]`; and `kept`, how many of a row's
             first tokens are remembered, int64 `[rows]`.
         """
-        lengths = torch.tensor([len(segment.ids) for segment in sequences.rows])
-        shape = len(lengths), int(lengths.max()) + SPECIAL_TOKENS
+        rows = self._rows(sequences, draw)
+        lengths = torch.tensor([len(row.ids) for row in rows])
+        shape = len(rows), int(lengths.max())
         input_ids = torch.full(shape, self.tokenizer.pad_token_id or 0)
         token_type_ids = torch.zeros(shape, dtype=torch.int64)
-        targets = torch.zeros(shape, dtype=torch.bool)
-        for row, segment in enumerate(sequences.rows):
-            length = len(segment.ids)
-            special = [self.tokenizer.sep_token_id, self.tokenizer.cls_token_id]
-            input_ids[row, : length + SPECIAL_TOKENS] = torch.tensor([*segment.ids, *special])
-            token_type_ids[row, length + 1] = CLS_SEGMENT
-            targets[row, :length] = self._targets(length, draw)
+        text, targets = torch.zeros(2, *shape, dtype=torch.bool)
+        for number, row in enumerate(rows):
+            input_ids[number, : len(row.ids)] = torch.tensor(row.ids)
+            token_type_ids[number, : len(row.ids)] = torch.tensor(row.segments)
+            places = torch.tensor(row.text)
+            text[number, places] = True
+            targets[number, places] = self._targets(len(row.text), draw)
         reuse = self.settings.reuse_length
-        kept = lengths if reuse is None else lengths.clamp(max=reuse)
+        kept = torch.tensor([min(len(segment.ids), reuse or len(segment.ids)) for segment in sequences.rows])
         at = torch.arange(shape[1])
-        parts = torch.where(at < lengths[:, None] + SPECIAL_TOKENS, _REST, _PADDING)
+        parts = torch.where(at < lengths[:, None], _REST, _PADDING)
         if reuse is not None:
             parts[at < kept[:, None]] = _REUSED
-        context = (at < lengths[:, None]) & ~targets
+        context = text & ~targets
         places = draw_places(parts, context, draw)
         mapping = _target_mapping(targets)
         labels = torch.where(mapping.any(2), (mapping * input_ids[:, None]).sum(2), _NO_TARGET)
@@ -140,6 +144,19 @@ class PermutationObjective(PretrainingObjective):
         """Takes up the memory that `state` gave, on the encoder's device."""
         on_device = {name: value.to(self.encoder.device) for name, value in state.items()}
         self._memory = Memory(**on_device) if state else None
+
+    def _rows(self, sequences: Sequences, draw: torch.Generator) -> list[XLNetRow]:
+        """Each segment with its special tokens."""
+        sep, cls = self.tokenizer.sep_token_id, self.tokenizer.cls_token_id
+        texts = [segment.ids for segment in sequences.rows]
+        if self.settings.segments == 1:
+            return [one_segment(ids, sep, cls) for ids in texts]
+        half = len(texts) // 2 if self.settings.bidirectional else 0
+        groups = [range(half), range(half, len(texts))]
+        cut = cut_in_two(texts, self.settings.reuse_length or 0, groups, draw)
+        return [
+            two_segments(first, second, sep, cls) if second else one_segment(first, sep, cls) for first, second in cut
+        ]
 
     def _targets(self, length: int, draw: torch.Generator) -> Tensor:
         """The targets of a row, one of them at least, bool `[length]`."""

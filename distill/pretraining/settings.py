@@ -18,6 +18,7 @@ _OWNERS = {
     "memory_length": ("permutation",),
     "reuse_length": ("permutation",),
     "bidirectional": ("permutation",),
+    "segments": ("permutation",),
     "dim_weight": ("infoword",),
     "mlm_loss": ("infoword",),
 }
@@ -46,6 +47,7 @@ class PretrainingSettings:
         reuse_length: tokens of a segment whose states are kept, and after which the next one starts; None keeps all
             of a segment (`permutation`).
         bidirectional: whether the second half of the rows read their documents backwards (`permutation`).
+        segments: of text in a row, 1 or 2; the second is of another document half of the time (`permutation`).
         dim_weight: λ_DIM (`infoword`).
         mlm_loss: the masked-LM term over all tokens (`softmax`) or over the batch's (`nce`) (`infoword`).
     """
@@ -67,6 +69,7 @@ class PretrainingSettings:
     memory_length: int = 0
     reuse_length: int | None = None
     bidirectional: bool = False
+    segments: int = 1
     dim_weight: float = 1.0
     mlm_loss: str = "softmax"
 
@@ -93,6 +96,12 @@ class PretrainingSettings:
         _require(
             self.reuse_length is None or 1 <= self.reuse_length < self.max_length,
             "reuse_length must lie between 1 and below max_length",
+        )
+        _require(self.segments in (1, 2), "segments must be 1 or 2")
+        _require(
+            self.segments == 1 or not self.memory_length or self.reuse_length is not None,
+            "with two segments a row, the second may be of another document: what is remembered must end before, so "
+            "memory_length needs a reuse_length",
         )
         for entry in fields(self):
             owners = _OWNERS.get(entry.name, OBJECTIVES)
