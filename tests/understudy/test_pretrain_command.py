@@ -69,7 +69,7 @@ SHARED = {
     "seed": 5,
 }
 OWN: dict[str, dict[str, Any]] = {
-    "permutation": {"span_k": 4, "memory_length": 8, "reuse_length": 10, "bidirectional": True},
+    "permutation": {"span_k": 4, "memory_length": 8, "reuse_length": 10, "bidirectional": True, "segments": 2},
     "infoword": {"mask_share": 0.2, "dim_weight": 0.4, "mlm_loss": "nce"},
 }
 
