@@ -20,6 +20,8 @@ from serve.comparison.label_comparison import wilson_interval
 _COUNTS_AT_ONCE = 4_000_000
 _COUNTS = 100_000_000
 _LEAST_RESAMPLES = 200
+# The least that metrics can be, where it is not 0.
+_LEAST = {"matthews": -1.0}
 
 
 def measure_quality(
@@ -52,15 +54,20 @@ def measure_quality(
     values = {id: evaluate(tasks[id], scores[id], targets) for id in tasks}
     resampled = _resample(tasks, scores, targets, names, seed)
     # Where no resample differs, as where all rows are right, the bootstrap is sure of what so few rows cannot tell.
-    unseen = 0.0 if tasks[TEACHER].problem_type == REGRESSION else wilson_interval(0, len(targets)).high
+    # Of numbers there is no such share.
+    unseen = None if tasks[TEACHER].problem_type == REGRESSION else wilson_interval(0, len(targets)).high
     models = {}
     for id in tasks:
-        metrics = {name: _within(_estimate(values[id][name], resampled[id][name], unseen)) for name in names}
+        metrics = {
+            name: _estimate(values[id][name], resampled[id][name], unseen, (_LEAST.get(name, 0.0), 1.0)).as_dict()
+            for name in names
+        }
         retention = None
         base, drawn = values[TEACHER][metric], resampled[TEACHER][metric]
         if id != TEACHER and metric not in LOWER_IS_BETTER and base > 0:
             kept = np.divide(resampled[id][metric], drawn, out=np.full(len(drawn), np.nan), where=drawn > 0)
-            retention = _estimate(values[id][metric] / base, kept[~np.isnan(kept)], unseen / base).as_dict()
+            room = unseen and unseen / base
+            retention = _estimate(values[id][metric] / base, kept[~np.isnan(kept)], room, (0.0, np.inf)).as_dict()
         models[id] = {"metrics": metrics, "retention": retention}
     return {"metric": metric, "rows": len(targets), "models": models}
 
@@ -93,21 +100,19 @@ def _draws(rows: int, seed: int) -> Iterator[NDArray[np.float64]]:
         left, part = left - some, part + 1
 
 
-def _estimate(value: float, resampled: NDArray[np.float64], unseen: float) -> Estimate:
+def _estimate(
+    value: float, resampled: NDArray[np.float64], unseen: float | None, limits: tuple[float, float]
+) -> Estimate:
     """
     Args:
-        unseen: how far the value may be off where no resample differs from it.
+        unseen: how far, within `limits`, the value may be off where no resample differs from another; None for no
+            bounds there.
     """
     if not len(resampled):
         return Estimate(value)
     if np.ptp(resampled) == 0:
-        return Estimate(value, value - unseen, value + unseen)
+        if unseen is None:
+            return Estimate(value)
+        return Estimate(value, max(limits[0], value - unseen), min(limits[1], value + unseen))
     low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Estimate(value, float(low), float(high))
-
-
-def _within(metric: Estimate) -> dict[str, float | None]:
-    """A metric's estimate for `results.json`: no bound is above 1 where the value is not, nor below 0."""
-    low = metric.low if metric.low is None or metric.value < 0 else max(metric.low, 0.0)
-    high = metric.high if metric.high is None or metric.value > 1 else min(metric.high, 1.0)
-    return Estimate(metric.value, low, high).as_dict()

@@ -227,9 +227,8 @@ def test_an_earlier_run_of_other_students_is_refused_before_the_work(
 ) -> None:
     monkeypatch.setattr(module, "_measure", lambda *_: pytest.fail("measured"))
     with pytest.raises(InputError, match="none of these students; it has student, student-2"):
-        bench(
-            [make_bundle("stranger", 1, ("a", "b", "c"))], tmp_path / "new", OFFLINE, teacher=teacher, data=labelled, against=finished[1]
-        )
+        stranger = make_bundle("stranger", 1, ("a", "b", "c"))
+        bench([stranger], tmp_path / "new", OFFLINE, teacher=teacher, data=labelled, against=finished[1])
 
 
 @pytest.mark.usefixtures("no_cost")
