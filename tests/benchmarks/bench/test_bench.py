@@ -226,8 +226,8 @@ def test_an_earlier_run_of_other_students_is_refused_before_the_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "_measure", lambda *_: pytest.fail("measured"))
+    stranger = make_bundle("stranger", 1, ("a", "b", "c"))
     with pytest.raises(InputError, match="none of these students; it has student, student-2"):
-        stranger = make_bundle("stranger", 1, ("a", "b", "c"))
         bench([stranger], tmp_path / "new", OFFLINE, teacher=teacher, data=labelled, against=finished[1])
 
 
