@@ -139,6 +139,9 @@ def run_bench(
     examples = read_examples(data, columns, split="validation", need_label=False)
     with pinned(settings.model_threads) as cores:
         models = open_models(students, teacher, settings.engine, settings.device, settings.model_threads)
+        for model in models:
+            if output.resolve().is_relative_to(model.path.resolve()):
+                raise InputError(f"{output} lies in the bundle {model.path}: choose another output")
         contestants: list[Contestant] = [*models, *_open_servers(servers, models)]
         if earlier is not None:
             ids = [each.id for each in contestants[1:]]

@@ -246,3 +246,11 @@ def test_a_bundle_that_changes_meanwhile_is_no_result(
     with pytest.raises(WorkFailedError, match="copy was changed while it was measured"):
         bench([copy], tmp_path / "report", OFFLINE, teacher=teacher, data=table(8))
     assert not (tmp_path / "report").exists()
+
+
+def test_a_report_in_a_bundle_is_refused(
+    student: Path, teacher: Path, table: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_measure", lambda *_: pytest.fail("measured"))
+    with pytest.raises(InputError, match="lies in the bundle"):
+        bench([student], student / "report", OFFLINE, teacher=teacher, data=table(8))
