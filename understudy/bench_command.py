@@ -73,7 +73,8 @@ def bench(
     seed: Seed = 0,
 ) -> None:
     """Measure students against their teacher, and write a report."""
-    from benchmarks.bench.bench import bench as run
+    from benchmarks.bench.bench import run_bench
+    from benchmarks.bench.report.against import check_no_regression
     from benchmarks.bench.settings import BenchSettings
     from common.files import as_json
     from common.progress import told_to
@@ -96,7 +97,7 @@ def bench(
     )
     quiet = told_to(lambda _: None) if json else nullcontext()
     with quiet:
-        results = run(
+        results, changes = run_bench(
             students or (),
             output,
             settings,
@@ -110,6 +111,8 @@ def bench(
         )
     if json:
         sys.stdout.write(as_json(results))
+    if changes is not None:
+        check_no_regression(changes)
 
 
 def _servers(urls: Sequence[str], dialects: Sequence[str], models: Sequence[str]) -> list[RemoteSource]:

@@ -25,7 +25,13 @@ from benchmarks.bench.pinning import describe_clock, pinned
 from benchmarks.bench.process_cost import measure_processes
 from benchmarks.bench.quality import measure_quality
 from benchmarks.bench.remote import RemoteModel, RemoteSource
-from benchmarks.bench.report.against import check_comparable, check_no_regression, compare_runs, print_changes
+from benchmarks.bench.report.against import (
+    Changes,
+    check_comparable,
+    check_no_regression,
+    compare_runs,
+    print_changes,
+)
 from benchmarks.bench.report.schema import FORMAT_VERSION, RESULTS_FILE, parse_results, read_results
 from benchmarks.bench.report.summary import print_summary
 from benchmarks.bench.report.write import write_report
@@ -82,11 +88,48 @@ def bench(
         What `results.json` holds.
 
     Raises:
-        InputError: the bundles cannot be compared, the data cannot be read or has labels that the models lack, the
-            output is taken, or `against` is no such file or of other data.
-        WorkFailedError: a model cannot be run; or, when all is written, something is worse than in `against`.
+        InputError, WorkFailedError: as `run_bench`; or, when all is written, something is worse than in `against`.
     """
-    settings = settings or BenchSettings()
+    results, changes = run_bench(
+        students,
+        output,
+        settings or BenchSettings(),
+        teacher=teacher,
+        data=data,
+        columns=columns,
+        servers=servers,
+        against=against,
+        overwrite=overwrite,
+        quiet=quiet,
+    )
+    if changes is not None:
+        check_no_regression(changes)
+    return results
+
+
+def run_bench(
+    students: Sequence[str | Path],
+    output: Path,
+    settings: BenchSettings,
+    *,
+    teacher: str | Path,
+    data: str,
+    columns: Columns,
+    servers: Sequence[RemoteSource],
+    against: Path | None,
+    overwrite: bool,
+    quiet: bool,
+) -> tuple[dict[str, Any], Changes | None]:
+    """As `bench`, but what is worse than before is the caller's to act upon.
+
+    Returns:
+        What `results.json` holds, and what changed since `against`.
+
+    Raises:
+        InputError: the bundles cannot be compared, the data cannot be read or has labels that the models lack, the
+            output is taken, or `against` is no such file, of other data or of other students.
+        WorkFailedError: a model cannot be run, or its bundle was changed meanwhile.
+    """
     started = time.monotonic()
     check_output(output, directory=True, overwrite=overwrite)
     earlier = None if against is None else read_results(against)
@@ -96,9 +139,13 @@ def bench(
     examples = read_examples(data, columns, split="validation", need_label=False)
     with pinned(settings.model_threads) as cores:
         models = open_models(students, teacher, settings.engine, settings.device, settings.model_threads)
-        if earlier is not None:
-            check_comparable(earlier, _describe_task(models[0].task), examples.sha256)
+        for model in models:
+            if output.resolve().is_relative_to(model.path.resolve()):
+                raise InputError(f"{output} lies in the bundle {model.path}: choose another output")
         contestants: list[Contestant] = [*models, *_open_servers(servers, models)]
+        if earlier is not None:
+            ids = [each.id for each in contestants[1:]]
+            check_comparable(earlier, _describe_task(models[0].task), examples.sha256, ids)
         parts = _measure(contestants, models, examples, settings)
         clock = describe_clock(cores)
     results = {
@@ -119,11 +166,9 @@ def bench(
     if not quiet:
         print_summary(parsed)
     say(f"Report written to {output / report.name}")
-    if changes is not None:
-        if not quiet:
-            print_changes(changes)
-        check_no_regression(changes)
-    return results
+    if changes is not None and not quiet:
+        print_changes(changes)
+    return results, changes
 
 
 def _open_servers(servers: Sequence[RemoteSource], models: Sequence[LocalModel]) -> list[RemoteModel]:
@@ -149,7 +194,7 @@ def _measure(
         f"Measuring {', '.join(each.id for each in contestants[1:])} against {models[0].engine.name} "
         f"on {data['name']}: {_count(settings.rounds, 'round')}, {_count(threads, 'thread')} each"
     )
-    warm_ups = {each.id: warm_up(each, sample.drawn) for each in contestants}
+    warm_ups = {each.id: warm_up(each, sample.even) for each in contestants}
     answers = _answer(contestants, examples.texts)
     scenarios = {
         name: kind(contestants, sample, settings.rounds, settings.seconds)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import InputError
+from common.errors import InputError, WorkFailedError
 from common.files import read_json, sha256
 from common.labels import Task
 from common.tokenization import Text
@@ -71,7 +71,11 @@ class Contestant(Protocol):
         """The answers to any number of texts."""
 
     def describe(self) -> dict[str, Any]:
-        """Its entry under `models` in `results.json`, but for `truncated_rows`."""
+        """Its entry under `models` in `results.json`, but for `truncated_rows`.
+
+        Raises:
+            WorkFailedError: it is another one by now.
+        """
 
 
 class LocalModel:
@@ -87,6 +91,7 @@ class LocalModel:
 
     def __init__(self, id: str, role: str, path: Path, engine: Engine, threads: int):
         self.id, self.role, self.path, self.engine, self.threads = id, role, path, engine, threads
+        self._manifest_sha256 = sha256(path / MANIFEST_FILE)
 
     @property
     def task(self) -> Task:
@@ -106,6 +111,10 @@ class LocalModel:
 
     def describe(self) -> dict[str, Any]:
         bundle, model = self.engine.bundle, self.engine.model
+        # Start-up and memory are those of processes that open it anew.
+        manifest_file = self.path / MANIFEST_FILE
+        if not manifest_file.is_file() or sha256(manifest_file) != self._manifest_sha256:
+            raise WorkFailedError(f"{self.path} was changed while it was measured: run bench anew")
         manifest = bundle.manifest
         return {
             "id": self.id,
@@ -119,7 +128,7 @@ class LocalModel:
             "parameters": manifest.parameters,
             "max_length": manifest.max_length,
             "sha256": manifest.files[MODEL_FILE]["sha256"],
-            "manifest_sha256": sha256(bundle.path / MANIFEST_FILE),
+            "manifest_sha256": self._manifest_sha256,
             "bytes": bundle.size_bytes,
         }
 

@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from common.errors import shown
+from common.errors import InputError, shown
 from common.labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Task, activate
 from common.tokenization import Text
 
@@ -83,12 +83,15 @@ class Native:
 
     def describe(self, fetch: Fetch) -> dict[str, Any]:
         query = "" if self.model is None else f"?name={quote(self.model)}"
-        told = fetch(f"/v1/model{query}") or {}
-        manifest = told.get("manifest", {})
-        file = manifest.get("files", {}).get("model.onnx", {})
-        same = {name: manifest.get(name) for name in ("precision", "layers", "parameters", "max_length")}
-        here = {"name": told.get("model"), "engine": told.get("engine"), "device": told.get("device")}
-        return {**here, **same, "sha256": file.get("sha256")}
+        told = fetch(f"/v1/model{query}")
+        manifest = _in(told, "manifest")
+        file = _in(_in(manifest, "files"), "model.onnx")
+        return {
+            **{name: _text(told, key) for name, key in (("name", "model"), ("engine", "engine"), ("device", "device"))},
+            "precision": _text(manifest, "precision"),
+            **{name: _count(manifest, name) for name in ("layers", "parameters", "max_length")},
+            "sha256": _text(file, "sha256"),
+        }
 
 
 @dataclass(frozen=True)
@@ -108,11 +111,11 @@ class Predict:
         ]
 
     def describe(self, fetch: Fetch) -> dict[str, Any]:
-        told = fetch("/info") or {}
+        told = fetch("/info")
         return {
-            "name": told.get("model_id"),
-            "precision": told.get("model_dtype"),
-            "max_length": told.get("max_input_length"),
+            "name": _text(told, "model_id"),
+            "precision": _text(told, "model_dtype"),
+            "max_length": _count(told, "max_input_length"),
         }
 
 
@@ -135,17 +138,21 @@ class OpenInference:
     @classmethod
     def of_server(cls, model: str, fetch: Fetch) -> OpenInference:
         """As the model's metadata says what it takes; they are optional in that protocol."""
-        told = fetch(f"/v2/models/{quote(model)}") or {}
-        taken = [entry for entry in told.get("inputs") or [] if entry.get("datatype") == "BYTES"]
-        if not taken:
+        inputs = _in(fetch(f"/v2/models/{quote(model)}"), "inputs")
+        taken = [entry for entry in inputs if _in(entry, "datatype") == "BYTES"] if isinstance(inputs, list) else []
+        names = tuple(name for entry in taken if (name := _text(entry, "name")))
+        if not names:
             return cls(model)
-        return cls(model, tuple(str(entry["name"]) for entry in taken), len(taken[0].get("shape") or [1]) == 2)
+        shape = _in(taken[0], "shape")
+        return cls(model, names, isinstance(shape, list) and len(shape) == 2)
 
     def path(self) -> str:
         return f"/v2/models/{quote(self.model)}/infer"
 
     def ask(self, texts: Sequence[Text]) -> dict[str, Any]:
         columns = list(zip(*((text,) if isinstance(text, str) else text for text in texts), strict=True))
+        if len(columns) > len(self.inputs):
+            raise InputError(f"the server's model {shown(self.model)} takes one text, and the data has pairs of texts")
         shape = [len(texts), 1] if self.column else [len(texts)]
         return {
             "inputs": [
@@ -161,8 +168,7 @@ class OpenInference:
         return [Reading(scores, truncated) for scores, truncated in zip(rows, _of_length(cut, count), strict=True)]
 
     def describe(self, fetch: Fetch) -> dict[str, Any]:
-        told = fetch(f"/v2/models/{quote(self.model)}") or {}
-        return {"name": self.model, "engine": told.get("platform")}
+        return {"name": self.model, "engine": _text(fetch(f"/v2/models/{quote(self.model)}"), "platform")}
 
     def _scores(self, outputs: Sequence[dict[str, Any]], count: int, task: Task) -> list[NDArray[np.float32]]:
         size = count * len(task.labels)
@@ -177,6 +183,21 @@ class OpenInference:
             if output["datatype"] == "BYTES" and len(output["data"]) == count:
                 return [_from_string(value, task) for value in output["data"]]
         raise ValueError(f"no output has a score for each of {len(task.labels)} labels, or a label for each text")
+
+
+def _in(told: Any, name: str) -> Any:
+    """An entry of what a server tells of itself, which may be anything; None where there is none."""
+    return told.get(name) if isinstance(told, dict) else None
+
+
+def _text(told: Any, name: str) -> str | None:
+    value = _in(told, name)
+    return value if isinstance(value, str) else None
+
+
+def _count(told: Any, name: str) -> int | None:
+    value = _in(told, name)
+    return value if type(value) is int and value >= 0 else None
 
 
 def _of_length(values: Any, count: int) -> list[Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import cycle, islice
 from typing import Any
 
 from benchmarks.bench.contestants import Contestant
@@ -24,13 +23,11 @@ class MultiStream:
     """See `benchmarks.bench.rounds.Scenario`."""
 
     def __init__(self, contestants: Sequence[Contestant], sample: Sample, rounds: int, seconds: float):
-        # Texts as they come, of any lengths in one query.
-        texts = cycle(sample.drawn)
-        cost = mean_cost(contestants, [list(islice(texts, STREAMS)) for _ in range(_TRIED)])
+        queries = sample.queries(STREAMS, _QUERIES[1])
+        cost = mean_cost(contestants, queries[:_TRIED])
         least = max(_QUERIES[0], math.ceil(ENOUGH_FOR_P99 / rounds))
         count = affordable(seconds / rounds, cost, least=least, most=_QUERIES[1])
-        queries = [list(islice(texts, STREAMS)) for _ in range(count)]
-        self.jobs = [Job(lambda contestant: time_queries(contestant, queries))]
+        self.jobs = [Job(lambda contestant: time_queries(contestant, queries[:count]))]
 
     def result(self, turns: Sequence[dict[str, list[list[float]]]]) -> dict[str, Any]:
         (queries,) = turns

@@ -10,15 +10,18 @@ from numpy.typing import NDArray
 
 from benchmarks.bench.contestants import TEACHER
 from benchmarks.bench.estimates import Estimate
-from common.labels import Task
+from common.labels import REGRESSION, Task
 from common.metrics import LOWER_IS_BETTER, available_metrics, evaluate
 from common.resampled_metrics import answers_of, resampled_metric
 from common.statistics import CONFIDENCE, RESAMPLES, draw_examples
+from serve.comparison.label_comparison import wilson_interval
 
 # Counts of drawn rows that are held at a time, and in all: for more rows there are fewer resamples.
 _COUNTS_AT_ONCE = 4_000_000
 _COUNTS = 100_000_000
 _LEAST_RESAMPLES = 200
+# The least that metrics can be, where it is not 0.
+_LEAST = {"matthews": -1.0}
 
 
 def measure_quality(
@@ -50,14 +53,21 @@ def measure_quality(
         return {"metric": metric, "rows": 0, "models": {}}
     values = {id: evaluate(tasks[id], scores[id], targets) for id in tasks}
     resampled = _resample(tasks, scores, targets, names, seed)
+    # Where no resample differs, as where all rows are right, the bootstrap is sure of what so few rows cannot tell.
+    # Of numbers there is no such share.
+    unseen = None if tasks[TEACHER].problem_type == REGRESSION else wilson_interval(0, len(targets)).high
     models = {}
     for id in tasks:
-        metrics = {name: _estimate(values[id][name], resampled[id][name]).as_dict() for name in names}
+        metrics = {
+            name: _estimate(values[id][name], resampled[id][name], unseen, (_LEAST.get(name, 0.0), 1.0)).as_dict()
+            for name in names
+        }
         retention = None
         base, drawn = values[TEACHER][metric], resampled[TEACHER][metric]
         if id != TEACHER and metric not in LOWER_IS_BETTER and base > 0:
             kept = np.divide(resampled[id][metric], drawn, out=np.full(len(drawn), np.nan), where=drawn > 0)
-            retention = _estimate(values[id][metric] / base, kept[~np.isnan(kept)]).as_dict()
+            room = unseen and unseen / base
+            retention = _estimate(values[id][metric] / base, kept[~np.isnan(kept)], room, (0.0, np.inf)).as_dict()
         models[id] = {"metrics": metrics, "retention": retention}
     return {"metric": metric, "rows": len(targets), "models": models}
 
@@ -90,8 +100,19 @@ def _draws(rows: int, seed: int) -> Iterator[NDArray[np.float64]]:
         left, part = left - some, part + 1
 
 
-def _estimate(value: float, resampled: NDArray[np.float64]) -> Estimate:
+def _estimate(
+    value: float, resampled: NDArray[np.float64], unseen: float | None, limits: tuple[float, float]
+) -> Estimate:
+    """
+    Args:
+        unseen: how far, within `limits`, the value may be off where no resample differs from another; None for no
+            bounds there.
+    """
     if not len(resampled):
         return Estimate(value)
+    if np.ptp(resampled) == 0:
+        if unseen is None:
+            return Estimate(value)
+        return Estimate(value, max(limits[0], value - unseen), min(limits[1], value + unseen))
     low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Estimate(value, float(low), float(high))

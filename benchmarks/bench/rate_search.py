@@ -94,12 +94,14 @@ class Search:
     Attributes:
         rate: to be tried next.
         step: factor of the steps until both sides are known.
+        lowest: no rate below it is tried.
         best: the highest rate that held, as far as is known.
         limited: whether the lowest rate that failed did so because the generator could not keep its schedule.
     """
 
     rate: float
     step: float
+    lowest: float = 0.0
     best: float | None = None
     limited: bool = False
     _failed: float | None = None
@@ -109,7 +111,7 @@ class Search:
     def done(self) -> bool:
         """Whether nothing is left to try."""
         if self.best is None:
-            return self._steps_down == STEPS_DOWN
+            return self._steps_down == STEPS_DOWN or self.rate < self.lowest
         return self._failed is not None and self._failed <= self.best * (1 + PRECISION) * (1 + 1e-9)
 
     def tell(self, held: bool, valid: bool = True) -> None:

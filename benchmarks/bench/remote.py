@@ -55,6 +55,9 @@ class RemoteSource:
             named = False
         if not named or parts.scheme not in ("http", "https") or parts.query or parts.fragment:
             raise InputError(f"'{shown(self.url)}' is no URL of a server, as in http://127.0.0.1:8000")
+        if "@" in parts.netloc:
+            # The report, which is there to be sent, names the URL.
+            raise InputError(f"--url must not hold a password: a key goes into the variable {KEY_VARIABLE}")
         if self.dialect not in DIALECTS:
             raise InputError(f"dialect must be one of {', '.join(DIALECTS)}, not '{shown(self.dialect)}'")
         if self.dialect == OIP and not self.model:

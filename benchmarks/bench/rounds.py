@@ -15,6 +15,8 @@ from common.progress import progress
 from common.tokenization import Text
 
 Query = Sequence[Text]
+# How often queries are asked of a server that answers none of them, unless it takes longer than this to fail.
+_ATTEMPTS, _PATIENCE_SECONDS = 5, 10.0
 
 
 @dataclass(frozen=True)
@@ -113,24 +115,32 @@ def no_collection() -> Iterator[None]:
 def time_queries(contestant: Contestant, queries: Sequence[Query]) -> list[float]:
     """Seconds of each query, from the strings to the answers; those that a server failed to answer are left out.
 
+    Where it answered none, all are asked again: a server that refuses now and then has figures too, beside its errors.
+
     Raises:
-        WorkFailedError: a model in this process failed, or a server answered none.
+        WorkFailedError: a model in this process failed, or a server answered none at any attempt.
     """
-    seconds = []
     failure: WorkFailedError | None = None
-    for query in queries:
-        started = time.perf_counter()
-        try:
-            contestant.call(query)
-        except WorkFailedError as error:
-            if contestant.where == IN_PROCESS:
-                raise
-            failure = error
-            continue
-        seconds.append(time.perf_counter() - started)
-    if not seconds and failure:
-        raise failure
-    return seconds
+    began = time.perf_counter()
+    for _ in range(_ATTEMPTS):
+        seconds = []
+        for query in queries:
+            started = time.perf_counter()
+            try:
+                contestant.call(query)
+            except WorkFailedError as error:
+                if contestant.where == IN_PROCESS:
+                    raise
+                failure = error
+                continue
+            seconds.append(time.perf_counter() - started)
+        if seconds or failure is None:
+            return seconds
+        if time.perf_counter() - began > _PATIENCE_SECONDS:
+            break
+    raise WorkFailedError(
+        f"{contestant.where} answered none of {len(queries)} queries, asked again and again: {failure}"
+    )
 
 
 def mean_cost(contestants: Sequence[Contestant], queries: Sequence[Query]) -> float:

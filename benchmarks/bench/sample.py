@@ -6,12 +6,13 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
 
 from benchmarks.bench.contestants import LocalModel
-from benchmarks.bench.texts import LengthBin, bins_by_length, neighbours
+from benchmarks.bench.texts import LengthBin, bins_by_length, evenly, neighbours
 from common.tokenization import Text, TextEncoder
 
 
@@ -42,12 +43,29 @@ class Sample:
     @cached_property
     def drawn(self) -> list[Text]:
         """All texts in drawn order."""
-        return random.Random(self.seed).sample(list(self.texts), len(self.texts))
+        return [self.texts[row] for row in self._drawn_rows]
+
+    @cached_property
+    def even(self) -> list[Text]:
+        """All texts in an order whose every beginning has all lengths."""
+        rows = evenly(self._drawn_rows, [self.lengths[row] for row in self._drawn_rows])
+        return [self.texts[row] for row in rows]
+
+    def queries(self, size: int, count: int) -> list[list[Text]]:
+        """So many groups of texts as they come, of any lengths; every beginning has groups of all longest texts."""
+        rows = list(islice(cycle(self._drawn_rows), size * count))
+        groups = [rows[start : start + size] for start in range(0, len(rows), size)]
+        groups = evenly(groups, [max(self.lengths[row] for row in group) for group in groups])
+        return [[self.texts[row] for row in group] for group in groups]
 
     @cached_property
     def bins(self) -> list[LengthBin]:
         """The texts by length."""
         return bins_by_length(self.texts, self.lengths, self.encoder, random.Random(self.seed))
+
+    @cached_property
+    def _drawn_rows(self) -> list[int]:
+        return random.Random(self.seed).sample(range(len(self.texts)), len(self.texts))
 
     def groups(self, size: int, count: int) -> list[Text]:
         """As `benchmarks.bench.texts.neighbours`."""

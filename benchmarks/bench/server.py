@@ -25,8 +25,9 @@ from common.tokenization import Text
 
 # The first round's steps, up or down, and those of later rounds, which begin at what those before come to.
 _FIRST_STEP, _LATER_STEP = 1.6, 1 + PRECISION
-# Of the rate of a closed loop of one text at a time, where the first round begins.
-_FIRST_SHARE = 0.6
+# Of the rate of a closed loop of one text at a time, where the first round begins, and below which no text waits for
+# another one, so that no lower rate is any better.
+_FIRST_SHARE, _LOWEST_SHARE = 0.6, 0.05
 # The 99th percentile of fewer requests is the slowest of them. A slow model's trial lasts longer for that, but not more
 # often than so many times.
 _LEAST_REQUESTS, _LONGEST = 100, 2
@@ -63,15 +64,18 @@ def measure_server(
     duration = max(_SHORTEST_SECONDS, _TRIAL_SHARE * seconds)
     trials: dict[str, list[Trial]] = {contestant.id: [] for contestant in contestants}
     searches: dict[str, list[Search]] = {contestant.id: [] for contestant in contestants}
-    starts = {contestant.id: _FIRST_SHARE * _closed_loop_rate(contestant, texts) for contestant in contestants}
+    alone = {contestant.id: _closed_loop_rate(contestant, texts) for contestant in contestants}
+    starts = {id: _FIRST_SHARE * rate for id, rate in alone.items()}
+    # A model that is over the bound with nothing to wait for is asked for proof, and no more.
+    lowest = {id: rate * (_LOWEST_SHARE if 1 / rate <= bound else _FIRST_SHARE) for id, rate in alone.items()}
     with progress("serving", rounds, "") as advance, no_collection():
         for number in range(rounds):
             order = np.random.default_rng([seed, number]).permutation(len(texts))
             arrivals = Arrivals([texts[row] for row in order], duration, np.random.default_rng([seed, number, 1]))
-            for id, search in _search_round(contestants, arrivals, bound, number, starts, trials).items():
+            for id, search in _search_round(contestants, arrivals, bound, number, (starts, lowest), trials).items():
                 searches[id].append(search)
-                lowest = min(trial.rate for trial in trials[id])
-                starts[id] = Capacity.of(trials[id], number + 1).rate or lowest / _FIRST_STEP
+                tried = min(trial.rate for trial in trials[id])
+                starts[id] = Capacity.of(trials[id], number + 1).rate or max(tried / _FIRST_STEP, lowest[id])
             advance(1)
     capacities = {id: Capacity.of(part, rounds) for id, part in trials.items()}
     models = {}
@@ -117,12 +121,17 @@ def _search_round(
     arrivals: Arrivals,
     bound: float,
     number: int,
-    starts: dict[str, float],
+    begin: tuple[dict[str, float], dict[str, float]],
     trials: dict[str, list[Trial]],
 ) -> dict[str, Search]:
-    """By model, the search of this round, ended; adds what was tried to `trials`."""
+    """By model, the search of this round, ended; adds what was tried to `trials`.
+
+    Args:
+        begin: by model, the rate to begin with, and the lowest to try.
+    """
+    starts, lowest = begin
     step = _LATER_STEP if number else _FIRST_STEP
-    searches = {contestant.id: Search(starts[contestant.id], step) for contestant in contestants}
+    searches = {id: Search(start, step, lowest[id]) for id, start in starts.items()}
     turn = number
     while not all(search.done for search in searches.values()):
         first = turn % len(contestants)

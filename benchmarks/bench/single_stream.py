@@ -31,7 +31,7 @@ class SingleStream:
         least = max(_PLAIN_TEXTS[0], math.ceil(ENOUGH_FOR_P99 / rounds))
         self._bins = sample.bins
         share = _PLAIN_SHARE * seconds / rounds
-        self._plain = _fit(contestants, sample.drawn, share, (least, _PLAIN_TEXTS[1]))
+        self._plain = _fit(contestants, sample.even, share, (least, _PLAIN_TEXTS[1]))
         share = (1 - _PLAIN_SHARE) * seconds / rounds / len(self._bins)
         self._by_length = [_fit(contestants, part.texts, share, _BIN_TEXTS) for part in self._bins]
         self.jobs = [_job(texts) for texts in (self._plain, *self._by_length)]

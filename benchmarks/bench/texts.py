@@ -5,6 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
 
 from common.tokenization import Text, TextEncoder
 
@@ -15,6 +18,9 @@ ENOUGH_TEXTS = 4
 # Joined texts that are made for a bin, and how many tokens they reach in the bin without an upper end.
 _JOINED_TEXTS = 8
 _LONGEST_JOINED = 256
+_GOLDEN_RATIO = (5**0.5 - 1) / 2
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,7 @@ class LengthBin:
 
     Attributes:
         low, high: tokens, both included; `high` None for no upper end.
-        texts: in drawn order.
+        texts: the real ones in an order whose every beginning has all lengths; then those that are joined.
         joined: how many of them are several texts of the data in one, since the data has too few of this length.
     """
 
@@ -42,7 +48,7 @@ class LengthBin:
 def bins_by_length(
     texts: Sequence[Text], lengths: Sequence[int], encoder: TextEncoder, draw: random.Random
 ) -> list[LengthBin]:
-    """The texts by length, each bin in drawn order; a bin that nothing falls into is left out.
+    """The texts by length; a bin that nothing falls into is left out.
 
     Args:
         lengths: tokens of each text, truncated at the encoder's limit.
@@ -50,13 +56,25 @@ def bins_by_length(
     """
     bins = []
     for low, high in LENGTH_BINS:
-        real = [text for text, length in zip(texts, lengths, strict=True) if low <= length <= (high or length)]
-        draw.shuffle(real)
+        rows = [row for row, length in enumerate(lengths) if low <= length <= (high or length)]
+        draw.shuffle(rows)
+        real = [texts[row] for row in evenly(rows, [lengths[row] for row in rows])]
         highest = min(high or _LONGEST_JOINED, encoder.max_length)
         joined = [] if len(real) >= ENOUGH_TEXTS else _joined_texts(texts, low, highest, encoder, draw)
         if real or joined:
             bins.append(LengthBin(low, high, real + joined, len(joined)))
     return bins
+
+
+def evenly(items: Sequence[Item], sizes: Sequence[int]) -> list[Item]:
+    """The items in an order whose every beginning has them from all over the sizes, as evenly as so few can.
+
+    How many there is time for hangs on the machine, from one run to the next; the median of the first few drawn at
+    random would hang on which these happen to be. By the golden ratio's multiples (Kronecker's sequence).
+    """
+    by_size = sorted(range(len(items)), key=lambda place: sizes[place])
+    ranks = ((0.5 + _GOLDEN_RATIO * np.arange(len(items))) % 1).argsort().argsort()
+    return [items[by_size[rank]] for rank in ranks]
 
 
 def neighbours(texts: Sequence[Text], lengths: Sequence[int], size: int, groups: int) -> list[Text]:
@@ -85,12 +103,12 @@ def _joined_texts(texts: Sequence[Text], low: int, high: int, encoder: TextEncod
         while True:
             encoded = encoder.encode([text])[0]
             tokens = encoded.tokens
-            # Tokens stop growing at the encoder's limit, hence the second condition.
-            if tokens >= goal or encoded.truncated:
+            # Tokens stop growing at the encoder's limit, and do not grow at all where texts hold none.
+            if tokens >= goal or encoded.truncated or parts >= goal:
                 break
             text = _join(text, texts[(start + parts) % len(texts)])
             parts += 1
-        if parts > 1 and tokens <= high and not encoded.truncated:
+        if parts > 1 and low <= tokens <= high and not encoded.truncated:
             joined.append(text)
         if len(joined) == _JOINED_TEXTS:
             break

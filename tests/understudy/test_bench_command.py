@@ -11,9 +11,13 @@ import pytest
 
 from benchmarks.bench import bench as module
 from benchmarks.bench.remote import RemoteSource
+from benchmarks.bench.report.against import Change, Changes
+from benchmarks.bench.report.figures import Entry
 from benchmarks.bench.settings import SCENARIOS, BenchSettings
 from common.progress import say
 from demo.messages import DEV
+
+CHANGES = Changes("yesterday", [], [Change("student", "accuracy", Entry("0.9"), Entry("0.5"), -0.4, "worse")])
 
 
 @pytest.fixture
@@ -21,12 +25,14 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the command hands on."""
     kept: dict[str, Any] = {}
 
-    def bench(students: list[str], output: Path, settings: BenchSettings, **rest: Any) -> dict[str, Any]:
+    def run_bench(
+        students: list[str], output: Path, settings: BenchSettings, **rest: Any
+    ) -> tuple[dict[str, Any], Changes | None]:
         kept.update(students=students, output=output, settings=settings, **rest)
         say("measuring")
-        return {"models": ["é"]}
+        return {"models": ["é"]}, CHANGES if rest["against"] else None
 
-    monkeypatch.setattr(module, "bench", bench)
+    monkeypatch.setattr(module, "run_bench", run_bench)
     return kept
 
 
@@ -66,6 +72,14 @@ def test_json_is_all_that_is_printed(understudy: Callable[..., Any], asked: dict
     result = understudy("bench", "one", "--teacher", "big", "-o", "report", "--json")
     assert json.loads(result.out) == {"models": ["é"]}
     assert asked["quiet"]
+
+
+@pytest.mark.usefixtures("asked")
+def test_a_regression_is_in_the_json_and_in_the_exit_code(understudy: Callable[..., Any]) -> None:
+    result = understudy("bench", "one", "--teacher", "big", "-o", "report", "--json", "--against", "old.json")
+    assert json.loads(result.out) == {"models": ["é"]}
+    assert result.code == 1
+    assert "student: accuracy 0.9 → 0.5" in result.err
 
 
 @pytest.mark.parametrize(

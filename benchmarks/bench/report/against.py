@@ -72,14 +72,14 @@ class Changes:
         return [change for change in self.changes if change.outcome == "worse"]
 
 
-def check_comparable(old: Results, task: dict[str, Any], data_sha256: str) -> None:
+def check_comparable(old: Results, task: dict[str, Any], data_sha256: str, students: Collection[str]) -> None:
     """Refuses an earlier run of something else.
 
     Args:
-        task, data_sha256: of the run that is to be compared with it.
+        task, data_sha256, students: of the run that is to be compared with it; the students by their ids.
 
     Raises:
-        InputError: the data or the task is another.
+        InputError: the data or the task is another, or no student is in both.
     """
     if old.data.sha256 != data_sha256:
         raise InputError(
@@ -88,6 +88,9 @@ def check_comparable(old: Results, task: dict[str, Any], data_sha256: str) -> No
         )
     if (old.task.problem_type, old.task.labels) != (task["problem_type"], list(task["labels"])):
         raise InputError("the earlier run was of another task: problem_type or labels differ")
+    if not {model.id for model in old.students} & set(students):
+        names = ", ".join(shown(model.id) for model in old.students)
+        raise InputError(f"the earlier run has none of these students; it has {names or 'none at all'}")
 
 
 def compare_runs(old: Results, new: Results) -> Changes:
@@ -101,11 +104,7 @@ def compare_runs(old: Results, new: Results) -> Changes:
     Raises:
         InputError: they are of other data or another task, or share no student.
     """
-    check_comparable(old, new.task.model_dump(), new.data.sha256)
-    shared = [model.id for model in new.students if model.id in {other.id for other in old.students}]
-    if not shared:
-        names = ", ".join(shown(model.id) for model in old.students)
-        raise InputError(f"the earlier run has none of these students; it has {names or 'none at all'}")
+    check_comparable(old, new.task.model_dump(), new.data.sha256, [model.id for model in new.students])
     kinds: set[Kind] = set(get_args(Kind))
     notes = list(_versions(old, new))
     if other := _other_machine(old, new):

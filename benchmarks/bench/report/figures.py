@@ -10,6 +10,9 @@ from benchmarks.bench.report.schema_parts import Estimate
 
 Form = Callable[[float], str]
 
+# No characters (SVG is XML), and the marks that embed, override and isolate a direction (Unicode Annex 9, §2).
+_UNREADABLE = frozenset("\ufffe\uffff\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
 # Stands for a figure that there is not.
 NONE = "–"
 
@@ -120,6 +123,11 @@ def sentence(text: str) -> str:
 
 
 def readable(text: str) -> str:
-    """A text of the data as it may be shown: line breaks, controls and lone surrogates become blanks."""
-    kept = "".join(" " if unicodedata.category(character) in ("Cc", "Cs") else character for character in text)
+    """A text of the data as it may be shown: line breaks, controls, what XML may not hold and what turns the reading
+    direction of all that follows become blanks.
+    """
+    kept = "".join(
+        " " if unicodedata.category(character) in ("Cc", "Cs") or character in _UNREADABLE else character
+        for character in text
+    )
     return " ".join(kept.split())

@@ -60,7 +60,7 @@ def _verdict(results: Results) -> str:
     parts = [noise] if noisy else []
     for verdict in verdicts(results):
         parts.append(f'<p class="headline">{_text(verdict.headline)}</p>')
-        for name, sentences in (("What you lose", verdict.loses), ("What you gain", verdict.gains)):
+        for name, sentences in (("What do you lose?", verdict.loses), ("What do you gain?", verdict.gains)):
             if sentences:
                 parts.append(f"<h3>{name}</h3>{_items(sentences)}")
     if not noisy:

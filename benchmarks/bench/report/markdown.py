@@ -38,7 +38,7 @@ def _verdict(results: Results) -> list[str]:
         parts.append(f"> **{noise}**")
     for verdict in verdicts(results):
         parts.append(f"**{_escape(verdict.headline)}**")
-        for name, sentences in (("What you lose:", verdict.loses), ("What you gain:", verdict.gains)):
+        for name, sentences in (("What do you lose?", verdict.loses), ("What do you gain?", verdict.gains)):
             if sentences:
                 parts.append("\n".join([name, "", *[f"- {_escape(sentence)}" for sentence in sentences]]))
     if not is_noisy(results):

@@ -85,11 +85,10 @@ def noise_sentence(results: Results) -> str:
     noise = results.noise
     spread = f"the rounds' medians spread by {percent(noise.spread)}, and {percent(noise.limit)} is the limit"
     if is_noisy(results):
-        reasons = f" {sentence(readable('; '.join(noise.reasons)))}." if noise.reasons else ""
-        return (
-            f"NO VERDICT ON SPEED: the machine was too noisy ({spread}).{reasons} "
-            f"Every figure of speed here is in doubt; measure again on a quiet machine."
-        )
+        is_wide = noise.spread > noise.limit
+        reasons = [f"the machine was too noisy ({spread})"] * is_wide + [readable(reason) for reason in noise.reasons]
+        advice = "measure again on a quiet machine" if is_wide else "measure again"
+        return f"NO VERDICT ON SPEED: {'; '.join(reasons)}. Every figure of speed here is in doubt; {advice}."
     return f"The machine was steady: {spread}. A ratio whose interval leaves out 1 is more than noise."
 
 
@@ -167,9 +166,11 @@ def _loses(results: Results, student: Model) -> list[str]:
 
 def _difference(retention: Estimate | None, agreement: ModelAgreement | None, rows: int) -> str:
     """Whether the difference in quality is more than chance."""
-    chance = f"is no more than {count(rows, 'row')} can owe to chance"
+    chance = f"cannot be told from chance on {count(rows, 'row')}"
     if agreement and agreement.mcnemar:
         test = agreement.mcnemar
+        if not test.student_only and not test.teacher_only:
+            return f"Student and teacher are right on the same ones of {count(rows, 'row')}."
         outcome = f"is beyond chance on {count(rows, 'row')}" if test.p < SIGNIFICANT else chance
         return (
             f"The student alone is right {count(test.student_only, 'time')}, the teacher alone "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from benchmarks.bench.roofline import Roofline
 from benchmarks.bench.settings import SCENARIOS, BenchSettings
 from common.errors import InputError, WorkFailedError
 from common.machine import usable_cores
+from export.bundle import MANIFEST_FILE
 
 SHORT = BenchSettings(scenarios=("single-stream", "multi-stream", "offline"), rounds=3, seconds=0.1, threads=1)
 OFFLINE = BenchSettings(scenarios=("offline",), rounds=2, seconds=0.01, threads=1)
@@ -212,3 +214,43 @@ def test_nothing_is_left_when_the_report_fails(
     with pytest.raises(RuntimeError, match="no ink"):
         bench([student], tmp_path / "report", OFFLINE, teacher=teacher, data=data)
     assert [path.name for path in tmp_path.iterdir()] == ["texts.jsonl"]
+
+
+@pytest.mark.usefixtures("no_cost")
+def test_an_earlier_run_of_other_students_is_refused_before_the_work(
+    finished: tuple[dict[str, Any], Path],
+    make_bundle: Callable[..., Path],
+    teacher: Path,
+    tmp_path: Path,
+    labelled: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_measure", lambda *_: pytest.fail("measured"))
+    stranger = make_bundle("stranger", 1, ("a", "b", "c"))
+    with pytest.raises(InputError, match="none of these students; it has student, student-2"):
+        bench([stranger], tmp_path / "new", OFFLINE, teacher=teacher, data=labelled, against=finished[1])
+
+
+@pytest.mark.usefixtures("no_cost")
+def test_a_bundle_that_changes_meanwhile_is_no_result(
+    student: Path, teacher: Path, tmp_path: Path, table: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Path(shutil.copytree(student, tmp_path / "copy"))
+
+    def replace(*_: Any, **__: Any) -> dict[str, Any]:
+        with (copy / MANIFEST_FILE).open("a") as file:
+            file.write("\n")
+        return {model: [ProcessCost(0.5, 10**8)] for model in ("teacher", "student")}
+
+    monkeypatch.setattr(module, "measure_processes", replace)
+    with pytest.raises(WorkFailedError, match="copy was changed while it was measured"):
+        bench([copy], tmp_path / "report", OFFLINE, teacher=teacher, data=table(8))
+    assert not (tmp_path / "report").exists()
+
+
+def test_a_report_in_a_bundle_is_refused(
+    student: Path, teacher: Path, table: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_measure", lambda *_: pytest.fail("measured"))
+    with pytest.raises(InputError, match="lies in the bundle"):
+        bench([student], student / "report", OFFLINE, teacher=teacher, data=table(8))

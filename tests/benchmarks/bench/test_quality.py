@@ -106,3 +106,25 @@ def test_many_rows_are_drawn_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parts["high"] == pytest.approx(whole["high"], abs=0.03)
     monkeypatch.setattr(module, "_COUNTS", 60 * 250)
     assert sum(len(counts) for counts in module._draws(60, 0)) == 250
+
+
+def test_rows_that_are_all_right_leave_room_for_others_that_are_not() -> None:
+    for rows in (1, 200):
+        right = one_hot(*[0] * rows)
+        found = measure(ONE, right, right, np.zeros(rows, np.int64))["models"]["student"]
+        accuracy, kept = found["metrics"]["accuracy"], found["retention"]
+        share = 1.96**2 / (rows + 1.96**2)  # Wilson's upper bound for none of so many
+        assert accuracy == {"value": 1.0, "low": pytest.approx(1 - share, abs=1e-3), "high": 1.0}
+        assert (kept["low"], kept["high"]) == pytest.approx((1 - share, 1 + share), abs=1e-3)
+        assert found["metrics"]["matthews"]["low"] < 0
+
+
+def test_a_share_of_few_rows_is_not_below_nothing_and_an_error_may_be_above_one() -> None:
+    teacher, student = one_hot(0, *[1] * 9), one_hot(*[1] * 10)
+    kept = measure(ONE, teacher, student, np.zeros(10, np.int64))["models"]["student"]["retention"]
+    assert (kept["value"], kept["low"]) == (0.0, 0.0)
+    numbers = np.array([[0.0], [1.0]])
+    error = measure(NUMBER, numbers, numbers, np.array([0.0, 2.3]))["models"]["teacher"]["metrics"]["mse"]
+    assert error["value"] < 1 < error["high"]
+    lone = measure(NUMBER, numbers[:1], numbers[1:], np.array([3.0]))["models"]["student"]["metrics"]["pearson"]
+    assert lone == {"value": 0.0, "low": None, "high": None}

@@ -223,6 +223,7 @@ def test_a_path_before_the_dialects_and_a_key_are_sent(monkeypatch: pytest.Monke
         (("http://",), "is no URL of a server"),
         (("http://host:99999",), "is no URL of a server"),
         (("http://host?x=1",), "is no URL of a server"),
+        (("http://user:secret@host",), "must not hold a password: a key goes into the variable"),
         (("http://host", "grpc"), "dialect must be one of understudy, tei, oip"),
         (("http://host", "oip"), "asks for a model by name"),
         (("http://host", "tei", "name"), "leave out --model"),
@@ -266,3 +267,35 @@ def test_our_own_server_answers_in_all_dialects_as_its_engine(student: Path) -> 
             assert answers[-1].truncated == (None if dialect == "tei" else 1)
             assert model.errors == {}
             assert model.describe()["layers"] == (1 if dialect == "understudy" else None)
+
+
+@pytest.mark.parametrize("dialect", ["understudy", "tei", "oip"])
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"manifest": "none", "model_id": 7, "model_dtype": ["f16"], "max_input_length": "512", "inputs": "text"},
+        {"manifest": {"layers": "3", "files": [1]}, "max_input_length": -1, "inputs": [7, {"datatype": "BYTES"}]},
+        {"manifest": {"files": {"model.onnx": 3}}, "engine": 3, "platform": {}, "inputs": None},
+    ],
+)
+def test_nonsense_that_a_server_tells_of_itself_is_left_out(dialect: str, told: dict[str, Any]) -> None:
+    def answer(method: str, _path: str, _body: Any) -> tuple[int, Any]:
+        if method == "GET":
+            return 200, told
+        if dialect == "oip":
+            return 200, {"outputs": [tensor("label", "BYTES", [1], ["yes"])]}
+        scores = ranked([0.1, 0.9])
+        return 200, [scores] if dialect == "tei" else {"outputs": [{"scores": scores, "truncated": False}]}
+
+    with http_server(answer) as server:
+        source = RemoteSource(server.url, dialect, "name" if dialect == "oip" else None)
+        described = RemoteModel.open("server", source, TASK).describe()
+    Model.model_validate({**described, "truncated_rows": None}, strict=True)
+
+
+def test_pairs_are_not_cut_to_their_first_text() -> None:
+    metadata = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [-1]}]}
+    with http_server(oip(tensor("label", "BYTES", [1], ["yes"]), metadata=metadata)) as server:
+        model = RemoteModel.open("server", RemoteSource(server.url, "oip", "a model"), TASK)
+        with pytest.raises(InputError, match="takes one text, and the data has pairs"):
+            model.answer([("one", "two")])

@@ -54,7 +54,13 @@ def test_queries_that_a_server_fails_are_left_out() -> None:
     assert server.asked == [["a"], ["b"], ["c"]]
 
 
-@pytest.mark.parametrize(("where", "failing"), [(IN_PROCESS, (1,)), ("http://x", (0, 1, 2))])
+def test_a_server_that_refused_all_is_asked_again() -> None:
+    server = Fake("U", where="http://x", failing=(0, 1, 2))
+    assert len(time_queries(server, [["a"], ["b"]])) == 1  # type: ignore[arg-type]
+    assert server.asked == [["a"], ["b"]] * 2
+
+
+@pytest.mark.parametrize(("where", "failing"), [(IN_PROCESS, (1,)), ("http://x", tuple(range(15)))])
 def test_a_failure_of_ours_and_a_server_that_never_answers_end_the_run(where: str, failing: tuple[int, ...]) -> None:
     with pytest.raises(WorkFailedError, match="503"):
         time_queries(Fake("M", where, failing), [["a"], ["b"], ["c"]])  # type: ignore[arg-type]

@@ -224,3 +224,12 @@ def test_a_slow_models_trial_lasts_longer_for_its_percentile_but_not_for_ever() 
     arrivals = Arrivals(["a"], 2.0, np.random.default_rng(5))
     counts: Sequence[int] = [len(arrivals.at(rate)) for rate in (1000.0, 50.0, 40.0, 10.0, 0.1)]
     assert counts == [2000, 100, 100, 40, 1]
+
+
+@pytest.mark.parametrize(("bound_ms", "most"), [(10.0, 6), (20.0, 6 * STEPS_DOWN)])
+def test_a_model_that_no_rate_suits_is_soon_given_up(simulated: list[Any], bound_ms: float, most: int) -> None:
+    model = measure("teacher", bound_ms=bound_ms)["teacher"]
+    assert model["max_rate"] is None
+    assert len(simulated) <= most
+    # A trial's texts come as slowly as its rate says: none is tried at which they hardly come.
+    assert min(rate for _, _, rate in simulated) >= 0.05 / SERVICE["teacher"]

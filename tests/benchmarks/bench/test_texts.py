@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from benchmarks.bench.texts import LengthBin, bins_by_length, neighbours
+from benchmarks.bench.texts import LengthBin, bins_by_length, evenly, neighbours
 from common.tokenization import Text, TextEncoder
 
 
@@ -72,3 +72,17 @@ def test_neighbours_resemble_the_texts() -> None:
             assert len(set(chosen)) == 32 * groups
             assert sum(chosen) / len(chosen) == pytest.approx((count - 1) / 2, abs=1)
             assert max(chosen) > 0.85 * count
+
+
+@pytest.mark.parametrize("count", [3, 12, 17, 40, 100])
+def test_any_beginning_of_an_even_order_stands_for_all(count: int) -> None:
+    draw = random.Random(0)
+    sizes = draw.sample(range(10_000), 500)
+    order = evenly(range(500), sizes)
+    assert sorted(order) == list(range(500))
+    ranks = sorted(sorted(sizes).index(sizes[item]) for item in order[:count])
+    assert all(abs(rank / 500 - (place + 0.5) / count) < 1.2 / count for place, rank in enumerate(ranks))
+
+
+def test_texts_without_tokens_are_not_joined_for_ever(encoder: TextEncoder) -> None:
+    assert list(_bins([" ", "\u200b"], encoder)) == ["≤16"]

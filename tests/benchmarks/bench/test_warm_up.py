@@ -63,3 +63,27 @@ def test_a_servers_failure_is_its_own_and_ours_ends_the_run(monkeypatch: pytest.
     assert warm_up(_Model("http://x", 1), ["a", "b"]).calls == 2  # type: ignore[arg-type]
     with pytest.raises(WorkFailedError, match="no answer"):
         warm_up(_Model(IN_PROCESS, 1), ["a"])  # type: ignore[arg-type]
+
+
+class _FallingModel:
+    """Its calls take longer with longer texts, and fall for two hundred calls."""
+
+    id, where = "model", IN_PROCESS
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def call(self, texts: list[str]) -> None:
+        self.calls += 1
+        self.took = len(texts[0]) * (1 + 2 * 0.98**self.calls)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_longer_texts_are_no_sign_of_warmth(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, clock = _FallingModel(), itertools.count()
+    monkeypatch.setattr(module, "MOST_SECONDS", 1e9)
+    monkeypatch.setattr(
+        module.time, "perf_counter", lambda: 0.0 if next(clock) % 2 == 0 else getattr(model, "took", 0.0)
+    )
+    lengths = np.random.default_rng(seed).integers(5, 60, 200)
+    assert warm_up(model, ["x" * int(length) for length in lengths]).calls > 100  # type: ignore[arg-type]

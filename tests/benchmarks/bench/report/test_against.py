@@ -180,7 +180,7 @@ def test_other_data_another_task_or_other_students_are_refused() -> None:
         with pytest.raises(InputError, match=said):
             _changes(old, new)
         with pytest.raises(InputError, match=said):
-            check_comparable(parse_results(old), new["task"], new["data"]["sha256"])
+            check_comparable(parse_results(old), new["task"], new["data"]["sha256"], ["student"])
     with pytest.raises(InputError, match="none of these students; it has none at all"):
         _changes(make_results(0), old)
 

@@ -101,6 +101,10 @@ def test_emoji_and_joined_letters_stay_whole() -> None:
     assert readable("a\x00b\ud800c\nd 👩‍🚀 می‌خواهم") == "a b c d 👩‍🚀 می‌خواهم"
 
 
+def test_what_turns_the_page_around_or_breaks_its_charts_is_left_out() -> None:
+    assert readable("a\u202etxt.exe\u2066b\uffffc") == "a txt.exe b c"
+
+
 def test_small_words() -> None:
     assert (count(1, "text"), count(1200, "text")) == ("1 text", "1,200 texts")
     assert (sentence("one text"), sentence("")) == ("One text", "")

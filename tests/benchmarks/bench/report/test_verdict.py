@@ -63,14 +63,14 @@ def test_a_noisy_run_refuses_the_verdict_on_speed_alone() -> None:
     assert rows["p50 of one text"][1].notes[-1].endswith("as fast, noisy")
 
 
-@pytest.mark.parametrize(("p", "said"), [(0.0488, "is beyond chance"), (0.3, "can owe to chance")])
+@pytest.mark.parametrize(("p", "said"), [(0.0488, "is beyond chance"), (0.3, "cannot be told from chance")])
 def test_mcnemar_decides_on_the_difference_in_quality(p: float, said: str) -> None:
     results = make_results()
     results["agreement"]["models"]["student"]["mcnemar"]["p"] = p
     assert said in _sentences(parse_results(results))
 
 
-@pytest.mark.parametrize(("high", "said"), [(0.99, "is beyond chance"), (1.01, "can owe to chance")])
+@pytest.mark.parametrize(("high", "said"), [(0.99, "is beyond chance"), (1.01, "cannot be told from chance")])
 def test_without_it_the_interval_of_the_retention_does(high: float, said: str) -> None:
     results = make_results()
     results["agreement"]["models"]["student"]["mcnemar"] = None
@@ -119,3 +119,20 @@ def test_the_terminal_shows_table_and_verdict(capsys: pytest.CaptureFixture[str]
     assert "[bold]int8" in printed
     assert "student-2: 4.00× as fast" in printed
     assert report_title(parse_results(results)) == "student, student-2 against teacher"
+
+
+def test_models_that_are_right_on_the_same_rows_have_no_difference_to_test() -> None:
+    results = make_results()
+    results["agreement"]["models"]["student"]["mcnemar"] = {"student_only": 0, "teacher_only": 0, "p": 1.0}
+    said = _sentences(parse_results(results))
+    assert "Student and teacher are right on the same ones of 872 rows." in said
+    assert "McNemar" not in said
+
+
+def test_a_quiet_machine_is_not_blamed_for_too_few_rounds() -> None:
+    results = make_results(noisy=True)
+    results["noise"].update(spread=0.02, reasons=["3 rounds are too few for an interval"])
+    said = noise_sentence(parse_results(results))
+    assert said.startswith("NO VERDICT ON SPEED: 3 rounds are too few for an interval.")
+    assert "too noisy" not in said
+    assert "quiet machine" not in said

@@ -151,7 +151,7 @@ def test_a_noisy_run_says_so_before_all_else(tmp_path: Path) -> None:
     page, markdown = _written(make_results(noisy=True), tmp_path)
     text = "\n".join(page.text)
     assert text.index("NO VERDICT ON SPEED") < text.index("keeps 98.3 %")
-    assert "What you gain" in text  # the size on disk
+    assert "What do you gain?" in text  # the size on disk
     assert "> **NO VERDICT ON SPEED" in markdown
 
 
