@@ -4,6 +4,7 @@ BIN := .venv/bin
 OUT ?= benchmarks/results
 WORK ?= build/pkd_study
 MINUTES ?= 60
+WORKERS ?= 1
 SERVERS := litserve mlserver infinity
 PACKAGES := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 
@@ -27,9 +28,10 @@ gpu: ## what needs a GPU, in one command, with the python3 that is there and no 
 		|| { echo "make gpu needs PyTorch and a CUDA GPU; name a Python that has it: make gpu PYTHON=..." >&2; exit 2; }
 	$(PYTHON) -m benchmarks.gpu.run --output $(OUT)
 
-study: .venv/train ## adds cells to the study of docs/pkd_study.md for MINUTES; DATA is the directory of its tables
+study: .venv/train ## adds cells to the study of docs/pkd_study.md for MINUTES, WORKERS at a time; DATA has its tables
 	@test -n "$(DATA)" || { echo "make study needs the tables: make study DATA=..." >&2; exit 2; }
-	$(BIN)/python -m benchmarks.studies.pkd --data $(DATA) --work $(WORK) --minutes $(MINUTES)
+	$(BIN)/python -m benchmarks.studies.pkd --data $(DATA) --work $(WORK) --minutes $(MINUTES) \
+		--workers $(WORKERS)
 	$(BIN)/python -m benchmarks.studies.pkd.report --data $(DATA)
 
 servers: $(SERVERS:%=.venv/servers/%/ready) ## other servers, each in an environment of its own, for benchmarks/servers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import nullcontext
@@ -34,6 +35,17 @@ class Job:
     arguments: Callable[[Results], tuple[Any, ...]]
     after: tuple[Hashable, ...] = field(default=())
     required: bool = False
+
+
+def worker_count(text: str) -> int:
+    """The argument of `--workers`.
+
+    Raises:
+        ArgumentTypeError: it is no number from 1.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"'{text}' is no number of processes")
+    return int(text)
 
 
 def run_jobs(jobs: Sequence[Job], workers: int, until: float = float("inf")) -> Iterator[tuple[Job, Any]]:

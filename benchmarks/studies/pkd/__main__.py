@@ -27,7 +27,7 @@ from benchmarks.studies.pkd.rows import (
     current_rows,
     read_rows,
 )
-from benchmarks.studies.workers import Job, Results, run_jobs
+from benchmarks.studies.workers import Job, Results, run_jobs, worker_count
 from common.errors import InputError, UnderstudyError
 from common.progress import say
 from distill.sources import DEFAULT_BASE, Source
@@ -149,7 +149,9 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join((*METHODS, *CONTROLS)))
     parser.add_argument("--seeds", default=f"{SEEDS[0]}-{SEEDS[-1]}")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="after these no further cell is begun")
-    parser.add_argument("--workers", type=int, default=1, help="processes that train at the same time, on one GPU, say")
+    parser.add_argument(
+        "--workers", type=worker_count, default=1, help="processes that train at the same time, on one GPU, say"
+    )
     parser.add_argument("--base", default=DEFAULT_BASE, help="the pre-trained model: a name or a directory")
     parser.add_argument("--tune", action="store_true", help="only the teachers, with every setting that was tried")
     given = parser.parse_args()

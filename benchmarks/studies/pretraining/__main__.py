@@ -38,7 +38,7 @@ from benchmarks.studies.pretraining.rows import (
     read_cells,
     read_encoders,
 )
-from benchmarks.studies.workers import Job, Results, run_jobs
+from benchmarks.studies.workers import Job, Results, run_jobs, worker_count
 from common.errors import UnderstudyError
 from common.progress import say
 from distill.sources import Source
@@ -198,7 +198,9 @@ def main() -> None:
     parser.add_argument("--encoders", default=",".join(ENCODERS))
     parser.add_argument("--tasks", default=",".join(TASKS), help="none of them makes the encoders alone")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="after these nothing further is begun")
-    parser.add_argument("--workers", type=int, default=1, help="processes that train at the same time, on one GPU, say")
+    parser.add_argument(
+        "--workers", type=worker_count, default=1, help="processes that train at the same time, on one GPU, say"
+    )
     given = parser.parse_args()
     try:
         encoders = [ENCODERS[name] for name in _chosen(given.encoders, list(ENCODERS), "encoder")]

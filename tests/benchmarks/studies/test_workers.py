@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import time
+from argparse import ArgumentTypeError
 from typing import Any
 
 import pytest
 
-from benchmarks.studies.workers import Job, Results, run_jobs
+from benchmarks.studies.workers import Job, Results, run_jobs, worker_count
 
 
 def double(number: int) -> tuple[int, int]:
@@ -51,3 +52,9 @@ def test_a_failure_is_told_in_the_end(workers: int) -> None:
 def test_when_the_time_is_over_only_required_jobs_are_begun() -> None:
     jobs = [_job("one", 1), _job("two", 2, required=True)]
     assert [job.name for job, _ in run_jobs(jobs, 1, until=time.monotonic())] == ["two"]
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", ""])
+def test_no_number_of_processes(text: str) -> None:
+    with pytest.raises(ArgumentTypeError, match="no number of processes"):
+        worker_count(text)
