@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.gpu import onnx, tiles
 from benchmarks.gpu import run as gpu
+from benchmarks.gpu import tiles
 from benchmarks.gpu.parts import Finished, Part, read_sanitizer, read_tests
 from kernels import configurations, dispatch
 from kernels.configurations import Configuration
@@ -215,31 +215,6 @@ def test_the_command_without_a_gpu(tmp_path: Path) -> None:
     assert parts["machine"]["result"]["device"] == "cpu"
     assert parts["tiles"] == {"status": "not run", "reason": "it needs a CUDA GPU"}
     assert done.stdout.splitlines()[-2].startswith("unknown")
-
-
-def test_exported_graphs_answer_as_the_models(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    toy = ["onnx", "--device", "cpu", "--layers", "1", "--width", "48", "--texts", "1", "3"]
-    monkeypatch.setattr(sys, "argv", toy)
-    onnx.main()
-    found = json.loads(capsys.readouterr().out)
-    assert found["reason"] is None
-    assert [(row["family"], row["texts"]) for row in found["rows"]] == [
-        (family, texts) for family in ("bert", "xlnet") for texts in (1, 3)
-    ]
-    assert all(row["right"] and row["device"] == "cpu" and row["texts_per_s"] > 0 for row in found["rows"])
-
-
-@NO_GPU
-def test_without_the_provider_there_is_a_reason(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["onnx", "--layers", "1", "--width", "48", "--texts", "1"])
-    onnx.main()
-    found = json.loads(capsys.readouterr().out)
-    assert found["rows"] == []
-    assert "onnxruntime" in found["reason"]
 
 
 def test_it_needs_nothing_that_only_serving_has() -> None:
