@@ -85,6 +85,8 @@ async def _serve(config: uvicorn.Config, app: App, listener: socket.socket, star
         server = _Server(config, app, drain)
         await server.serve(sockets=[listener])
     finally:
+        # A process that did more than serve, such as the demo's, ends with what that left; extensions complain of it.
+        gc.unfreeze()
         await service.stop(at_once=server is not None and server.force_exit)
 
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import httpx
@@ -28,9 +28,9 @@ class ServerProcess:
     `greeting` is the line that it starts with.
     """
 
-    def __init__(self, bundle: Path, *options: str):
+    def __init__(self, bundle: Path, *options: str, program: Sequence[str] = ("-m", "understudy", "serve")):
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "understudy", "serve", str(bundle), "--port", "0", *options],
+            [sys.executable, *program, str(bundle), "--port", "0", *options],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

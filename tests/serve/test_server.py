@@ -34,6 +34,21 @@ def test_a_stop_signal_ends_it_cleanly(server: ServerProcess, how: signal.Signal
     assert "Stopped." in out
 
 
+def test_a_process_that_served_ends_as_it_would_have(bundle: Path) -> None:
+    # What PyTorch's compiler left in a process that trained before it served would complain at the end.
+    code = (
+        "import gc, sys; from pathlib import Path; from serve.repository import ModelSource; "
+        "from serve.server import run_server; from serve.settings import ServiceSettings; "
+        "before = gc.get_freeze_count(); "
+        "run_server(ServiceSettings((ModelSource(Path(sys.argv[1])),)), host='127.0.0.1', port=0); "
+        "print(gc.get_freeze_count() - before)"
+    )
+    with ServerProcess(bundle, program=("-c", code)) as server:
+        status, out, err = server.stop(signal.SIGINT)
+    assert (status, err) == (0, "")
+    assert int(out.splitlines()[-1]) <= 0
+
+
 def test_many_callers_at_once_each_get_their_own_answer(server: ServerProcess, bundle: Path) -> None:
     wanted = {}
     for text, answer in zip(TEXTS, Engine.load(bundle).classify(list(TEXTS)), strict=True):
