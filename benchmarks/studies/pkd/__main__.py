@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.studies.arguments import chosen_names
 from benchmarks.studies.pkd.data import prepare
 from benchmarks.studies.pkd.models import TaskRun, ready_task, student_row, teacher, teacher_row
 from benchmarks.studies.pkd.plan import CONTROLS, DEPTHS, METHODS, SEEDS, TASKS, TEACHER, Cell, TaskPlan, cells
@@ -115,14 +116,6 @@ def _outcome(row: StudyRow, lead: StudyRow, metric: str) -> str:
     return f"dev {metric} {row.dev[metric]:.4f}, teacher {lead.dev[metric]:.4f}; {row.wall_time_s:.0f} s"
 
 
-def _names(text: str, known: Iterable[str], what: str) -> list[str]:
-    names = text.split(",")
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise InputError(f"there is no {what} '{unknown[0]}' in this study; it has {', '.join(known)}")
-    return list(dict.fromkeys(names))
-
-
 def _numbers(text: str, known: Sequence[int], what: str) -> list[int]:
     """`0-2,4` as [0, 1, 2, 4]."""
     numbers: list[int] = []
@@ -156,14 +149,14 @@ def main() -> None:
     parser.add_argument("--tune", action="store_true", help="only the teachers, with every setting that was tried")
     given = parser.parse_args()
     try:
-        plans = [TASKS[name] for name in TASKS if name in _names(given.tasks, TASKS, "task")]
+        plans = [TASKS[name] for name in TASKS if name in chosen_names(given.tasks, TASKS, "task")]
         if given.tune:
             tune(plans, given.data, given.work, given.results, given.base)
             return
         order = cells(
             plans,
             _numbers(given.depths, DEPTHS, "depths"),
-            _names(given.methods, (*METHODS, *CONTROLS), "method"),
+            chosen_names(given.methods, (*METHODS, *CONTROLS), "method"),
             _numbers(given.seeds, SEEDS, "seeds"),
         )
         left = study(order, plans, given.data, given.work, given.results, given.minutes, given.base, given.workers)

@@ -5,13 +5,12 @@ The data is needed for the right answers alone, which the rows do not hold.
 
 from __future__ import annotations
 
-import argparse
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+from benchmarks.studies.arguments import write_report
 from benchmarks.studies.pkd import tables
 from benchmarks.studies.pkd.conclusions import conclusions
 from benchmarks.studies.pkd.data import DEV_SHARE, HOLDOUT_SHARE, prepare
@@ -27,9 +26,6 @@ from benchmarks.studies.pkd.plan import (
 )
 from benchmarks.studies.pkd.rows import RESULTS, read_rows
 from benchmarks.studies.pkd.summary import TaskSummary, summarise
-from common.errors import UnderstudyError
-from common.files import durable_file
-from common.progress import say
 from common.statistics import CONFIDENCE, RESAMPLES
 from distill.settings import RECIPES
 
@@ -121,19 +117,7 @@ def _recipe(method: str) -> str:
 
 def main() -> None:
     """Parses the arguments and writes the report."""
-    parser = argparse.ArgumentParser(description="What the study's rows say")
-    parser.add_argument("--data", type=Path, required=True, help="directory with a folder for each task")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="directory of the rows")
-    parser.add_argument("--output", type=Path, default=REPORT)
-    given = parser.parse_args()
-    try:
-        text = report(summaries(list(TASKS.values()), given.data, given.results))
-    except UnderstudyError as error:
-        print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
-    with durable_file(given.output) as path:
-        path.write_text(text, encoding="utf-8")
-    say(f"Written to {given.output}")
+    write_report(lambda data, results: report(summaries(list(TASKS.values()), data, results)), RESULTS, REPORT)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.studies.arguments import chosen_names
 from benchmarks.studies.pkd.data import Tables, prepare
 from benchmarks.studies.pkd.models import TaskRun
 from benchmarks.studies.pretraining.corpus import write_corpus
@@ -181,14 +182,6 @@ def _short(losses: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.3f}" for name, value in losses.items() if name not in ("step", "lr", "targets"))
 
 
-def _chosen(text: str, known: Sequence[str], what: str) -> list[str]:
-    names = [name for name in text.split(",") if name]
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise SystemExit(f"there is no {what} '{unknown[0]}' in this study; it has {', '.join(known)}")
-    return names
-
-
 def main() -> None:
     """Parses the arguments and runs what is missing."""
     parser = argparse.ArgumentParser(description="Pretraining objectives against random weights")
@@ -203,8 +196,8 @@ def main() -> None:
     )
     given = parser.parse_args()
     try:
-        encoders = [ENCODERS[name] for name in _chosen(given.encoders, list(ENCODERS), "encoder")]
-        tasks = _chosen(given.tasks, list(TASKS), "task")
+        encoders = [ENCODERS[name] for name in chosen_names(given.encoders, ENCODERS, "encoder")]
+        tasks = chosen_names(given.tasks, TASKS, "task") if given.tasks else []
         study(encoders, tasks, given.data, given.work, given.results, minutes=given.minutes, workers=given.workers)
     except UnderstudyError as error:
         print(error, file=sys.stderr)

@@ -5,8 +5,6 @@ The data is needed for the right answers alone, which the rows do not hold.
 
 from __future__ import annotations
 
-import argparse
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,15 +13,14 @@ from zlib import crc32
 
 import numpy as np
 
+from benchmarks.studies.arguments import write_report
 from benchmarks.studies.lines import unpack
 from benchmarks.studies.pkd.data import Tables, prepare
 from benchmarks.studies.pkd.summary import Runs
 from benchmarks.studies.pretraining.__main__ import best_rate
 from benchmarks.studies.pretraining.plan import CONTESTS, ENCODERS, RATES, SEEDS, TARGETS, TASKS
 from benchmarks.studies.pretraining.rows import RESULTS, ClassifierRow, EncoderRow, read_cells, read_encoders
-from common.errors import InputError, UnderstudyError
-from common.files import durable_file
-from common.progress import say
+from common.errors import InputError
 from common.resampled_metrics import resampled_metric
 from common.statistics import CONFIDENCE, RESAMPLES, Comparison, Interval, compare, draw_examples
 
@@ -178,27 +175,17 @@ def _points(interval: Interval) -> str:
     return f"{100 * interval.mean:+.1f} ({100 * interval.low:+.1f} to {100 * interval.high:+.1f})"
 
 
+def _of(data: Path, results: Path) -> str:
+    encoders = read_encoders(results)
+    rows = list(read_cells(results, encoders).values())
+    with tempfile.TemporaryDirectory() as place:
+        tasks = [results_of(name, rows, prepare(plan, data, Path(place) / name)) for name, plan in TASKS.items()]
+    return report(encoders, tasks)
+
+
 def main() -> None:
     """Parses the arguments and writes the report."""
-    parser = argparse.ArgumentParser(description="What the study's rows say")
-    parser.add_argument("--data", type=Path, required=True, help="directory with a folder for each task")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="directory of the rows")
-    parser.add_argument("--output", type=Path, default=REPORT)
-    given = parser.parse_args()
-    try:
-        encoders = read_encoders(given.results)
-        rows = list(read_cells(given.results, encoders).values())
-        with tempfile.TemporaryDirectory() as place:
-            tasks = [
-                results_of(name, rows, prepare(plan, given.data, Path(place) / name)) for name, plan in TASKS.items()
-            ]
-            text = report(encoders, tasks)
-    except UnderstudyError as error:
-        print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
-    with durable_file(given.output) as path:
-        path.write_text(text, encoding="utf-8")
-    say(f"Written to {given.output}")
+    write_report(_of, RESULTS, REPORT)
 
 
 if __name__ == "__main__":
