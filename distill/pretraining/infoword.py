@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from common.errors import InputError
 from distill.models import head_position
 from distill.pretraining.info_nce import Bound, info_nce, similarity
+from distill.pretraining.length_groups import last_states
 from distill.pretraining.masked import Frame, MaskedObjective, mask_token
 from distill.pretraining.ngrams import Words, draw_ngrams
 from distill.pretraining.objective import Sequences
@@ -107,8 +108,7 @@ class DeepInfoMax:
     def _vectors(self, inputs: dict[str, Tensor]) -> Tensor:
         device = inputs["input_ids"].device
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            vectors: Tensor = self._encoder(**inputs).last_hidden_state[:, 0]
-        return vectors
+            return last_states(self._encoder, inputs)[:, 0]
 
 
 def candidates(sentence: Tensor, text: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from common.errors import InputError
 from distill.models import head_position, input_names
+from distill.pretraining.length_groups import last_states
 from distill.pretraining.objective import PretrainingObjective, Sequences
 from distill.pretraining.settings import PretrainingSettings
 
@@ -114,7 +115,7 @@ class MaskedObjective(PretrainingObjective):
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """`loss`, and `targets`, how many tokens were predicted."""
-        states = self.encoder.base_model(**self.inputs(batch)).last_hidden_state
+        states = last_states(self.encoder.base_model, self.inputs(batch))
         logits = lm_head(self.encoder)(states.flatten(0, 1)[batch["places"]])
         return {"loss": self.masked_loss(logits, batch), "targets": batch["labels"].new_tensor(len(batch["labels"]))}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from transformers import PreTrainedModel, XLNetLMHeadModel
 
 from common.errors import InputError
 from distill.pretraining.factorization import draw_places, draw_targets, hidden_pairs
+from distill.pretraining.length_groups import fewest_positions, length_groups
 from distill.pretraining.objective import PretrainingObjective, Sequences
 from distill.pretraining.recurrence import Memory, no_memory, two_streams
 from distill.pretraining.settings import PretrainingSettings
@@ -81,8 +83,8 @@ class PermutationObjective(PretrainingObjective):
         Returns:
             `input_ids` and `token_type_ids`, int64 `[rows, length]`; `perm_mask`, bool `[rows, length, length]`, which
             hides padding too; `target_mapping`, float `[rows, targets, length]`; `labels`, int64 `[rows, targets]`,
-            -100 where a row has fewer targets than others; `continues`, bool `[rows]`; and `kept`, how many of a row's
-            first tokens are remembered, int64 `[rows]`.
+            -100 where a row has fewer targets than others; `continues`, bool `[rows]`; `kept`, how many of a row's
+            first tokens are remembered, and `lengths`, how many tokens it has, both int64 `[rows]`.
         """
         rows = self._rows(sequences, draw)
         lengths = torch.tensor([len(row.ids) for row in rows])
@@ -114,6 +116,7 @@ class PermutationObjective(PretrainingObjective):
             "labels": labels,
             "continues": torch.tensor([segment.continues for segment in sequences.rows]),
             "kept": kept,
+            "lengths": lengths,
         }
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -121,20 +124,49 @@ class PermutationObjective(PretrainingObjective):
 
         A batch with another number of rows than the one before starts without memory.
         """
-        model = self.encoder.transformer
-        perm_mask, mapping = batch["perm_mask"], batch["target_mapping"].to(model.dtype)
-        memory = self._memory_of(batch["continues"])
-        states, inputs = two_streams(model, batch["input_ids"], batch["token_type_ids"], perm_mask, mapping, memory)
         if self.settings.memory_length:
+            memory = self._memory_of(batch["continues"])
+            states, labels, inputs = self._predicted(batch, memory)
             self._memory = memory.extended(inputs, batch["kept"], self.settings.memory_length)
-        blind = perm_mask.all(2) & (memory.filled == 0)[:, None]
-        blind_targets = (mapping @ blind[:, :, None].to(mapping.dtype))[:, :, 0] > 0
-        predicted = (batch["labels"] != _NO_TARGET) & ~blind_targets
-        logits = self.encoder.lm_loss(states[predicted])
-        labels = batch["labels"][predicted]
+        else:
+            model = self.encoder.transformer
+            parts = [self._predicted(part, no_memory(model, len(part["labels"]))) for part in self._parts(batch)]
+            states, labels = (torch.cat([part[at] for part in parts]) for at in (0, 1))
+        logits = self.encoder.lm_loss(states)
         # Of no targets at all, the loss is 0 rather than no number.
         loss = functional.cross_entropy(logits.float(), labels, reduction="sum") / max(len(labels), 1)
         return {"loss": loss, "targets": labels.new_tensor(len(labels))}
+
+    def _predicted(self, batch: dict[str, Tensor], memory: Memory) -> tuple[Tensor, Tensor, Tensor]:
+        """The query stream's states at the targets that see something, `[targets, d_model]`; their labels, `[targets]`;
+        and what went into the layers, as `two_streams` has it."""
+        model = self.encoder.transformer
+        perm_mask, mapping = batch["perm_mask"], batch["target_mapping"].to(model.dtype)
+        states, inputs = two_streams(model, batch["input_ids"], batch["token_type_ids"], perm_mask, mapping, memory)
+        blind = perm_mask.all(2) & (memory.filled == 0)[:, None]
+        blind_targets = (mapping @ blind[:, :, None].to(mapping.dtype))[:, :, 0] > 0
+        predicted = (batch["labels"] != _NO_TARGET) & ~blind_targets
+        return states[predicted], batch["labels"][predicted], inputs
+
+    def _parts(self, batch: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+        """The batch's rows in groups of like length, without the padding that a group does not need."""
+        ids = batch["input_ids"]
+        fewest = fewest_positions(ids.device)
+        # A row's place in the batch tells which way it is read.
+        if self.settings.bidirectional or ids.numel() <= fewest:
+            yield batch
+            return
+        for rows in length_groups(batch["lengths"].tolist(), fewest):
+            part = {name: value[rows] for name, value in batch.items()}
+            length, targets = int(part["lengths"].max()), int((part["labels"] != _NO_TARGET).sum(1).max())
+            yield {
+                **part,
+                "input_ids": part["input_ids"][:, :length],
+                "token_type_ids": part["token_type_ids"][:, :length],
+                "perm_mask": part["perm_mask"][:, :length, :length],
+                "target_mapping": part["target_mapping"][:, :targets, :length],
+                "labels": part["labels"][:, :targets],
+            }
 
     def state(self) -> dict[str, Tensor]:
         """The memory, where there is one."""

@@ -1,0 +1,64 @@
+"""A batch's rows in groups of like length: padding costs an encoder as much as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Positions that a group has at least: below, starting a group's operations takes longer than its padding would.
+_ON_CPU, _ELSEWHERE = 1_024, 32_768
+
+
+def fewest_positions(device: torch.device) -> int:
+    """Positions, with padding, that a group of `length_groups` had best have."""
+    return _ON_CPU if device.type == "cpu" else _ELSEWHERE
+
+
+def length_groups(lengths: Sequence[int], fewest: int) -> list[list[int]]:
+    """Row numbers by group, the longest rows first; a batch of no more than `fewest` positions stays as it is.
+
+    Args:
+        lengths: of the rows, in tokens, from 1.
+        fewest: positions, with padding, of each group but the last.
+    """
+    if len(lengths) * max(lengths) <= fewest:
+        return [list(range(len(lengths)))]
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    groups = []
+    while order:
+        count = -(-fewest // lengths[order[0]])
+        groups.append(order[:count])
+        order = order[count:]
+    return groups
+
+
+def last_states(model: Any, inputs: dict[str, Tensor]) -> Tensor:
+    """The last layer's states, `[batch, length, width]`, zero at positions that the encoder need not have read.
+
+    Args:
+        model: a transformers encoder without a head.
+        inputs: its tensors, each `[batch, length]`, padded on either side, with `attention_mask` among them.
+    """
+    mask = inputs["attention_mask"]
+    fewest = fewest_positions(mask.device)
+    if mask.numel() <= fewest:
+        whole: Tensor = model(**inputs).last_hidden_state
+        return whole
+    parts, rows = [], []
+    for group in length_groups(mask.sum(dim=1).tolist(), fewest):
+        parts.append(_group_states(model, {name: value[group] for name, value in inputs.items()}))
+        rows += group
+    places = torch.tensor(rows, device=mask.device).argsort()
+    return torch.cat(parts)[places]
+
+
+def _group_states(model: Any, inputs: dict[str, Tensor]) -> Tensor:
+    """As `last_states`, of one group: the columns that are padding in all of its rows are left out."""
+    length = inputs["attention_mask"].shape[1]
+    columns = inputs["attention_mask"].any(dim=0).nonzero()
+    start, stop = int(columns[0]), int(columns[-1]) + 1
+    states = model(**{name: value[:, start:stop] for name, value in inputs.items()}).last_hidden_state
+    return torch.nn.functional.pad(states, (0, 0, start, length - stop))
