@@ -32,7 +32,8 @@ class Comparison:
     Attributes:
         difference: the first's mean less the second's, with its bootstrap interval over seeds and examples.
         p_bootstrap: two-sided, from the same resamples; at least 2 / (resamples + 1).
-        p_seeds: of the paired t test over seeds, examples taken as fixed; NaN for a single seed.
+        p_seeds: of the paired t test over seeds, examples taken as fixed; NaN for a single seed, and for a mean over
+            several groups.
     """
 
     difference: Interval
@@ -74,9 +75,7 @@ def bootstrap_interval(
         observed: `[seeds]`, each seed's metric on all examples.
         resampled: `[seeds, resamples]`, each seed's metric on each of the draws of `draw_examples`.
     """
-    means = _resampled_means(resampled, seed)
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(float(np.asarray(observed).mean()), float(low), float(high))
+    return _percentiles(float(np.asarray(observed).mean()), _resampled_means(resampled, seed), confidence)
 
 
 def compare(
@@ -88,12 +87,25 @@ def compare(
         observed: `[seeds]`, the first's metric less the second's for each seed that both have.
         resampled: `[seeds, resamples]`, the same differences on each of the draws of `draw_examples`.
     """
-    means = _resampled_means(resampled, seed)
+    return compare_mean([(observed, resampled)], confidence, seed)
+
+
+def compare_mean(
+    groups: Sequence[tuple[ArrayLike, NDArray[np.float64]]], confidence: float = CONFIDENCE, seed: int = 0
+) -> Comparison:
+    """As `compare`, of the mean over groups (tasks, say) that have nothing in common: neither examples nor seeds.
+
+    Each group weighs the same, however many seeds it has; `p_seeds` is NaN for several.
+
+    Args:
+        groups: each with `observed` and `resampled` as `compare` takes them, of as many resamples.
+    """
+    means = np.mean([_resampled_means(resampled, seed, place) for place, (_, resampled) in enumerate(groups)], axis=0)
     # One is added to both counts, so that no finite number of draws proves a p of 0 (Davison and Hinkley 1997, §4.2).
     tail = (min(int((means <= 0).sum()), int((means >= 0).sum())) + 1) / (len(means) + 1)
-    return Comparison(
-        bootstrap_interval(observed, resampled, confidence, seed), min(1.0, 2 * tail), paired_t_test(observed)
-    )
+    mean = float(np.mean([np.asarray(observed).mean() for observed, _ in groups]))
+    p_seeds = paired_t_test(groups[0][0]) if len(groups) == 1 else float("nan")
+    return Comparison(_percentiles(mean, means, confidence), min(1.0, 2 * tail), p_seeds)
 
 
 def paired_t_test(differences: ArrayLike) -> float:
@@ -120,13 +132,18 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _resampled_means(resampled: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
+def _percentiles(mean: float, means: NDArray[np.float64], confidence: float) -> Interval:
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(mean, float(low), float(high))
+
+
+def _resampled_means(resampled: NDArray[np.float64], seed: int, group: int = 0) -> NDArray[np.float64]:
     """The mean over drawn seeds of each resample: `[resamples]` of `[seeds, resamples]`."""
     seeds, resamples = resampled.shape
     if seeds == 1:
         return resampled[0]
-    # Another stream than that of the examples, which the same number may have seeded.
-    generator = np.random.default_rng([seed, 1])
+    # Another stream than that of the examples, which the same number may have seeded, and than that of other groups.
+    generator = np.random.default_rng([seed, 1, group] if group else [seed, 1])
     drawn = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples).T / seeds
     weights = 1 / seeds + (seeds / (seeds - 1)) ** 0.5 * (drawn - 1 / seeds)
     means: NDArray[np.float64] = (weights * resampled).sum(axis=0)

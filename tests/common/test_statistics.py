@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from common.statistics import bootstrap_interval, compare, draw_examples, holm, paired_t_test, t_interval
+from common.statistics import (
+    bootstrap_interval,
+    compare,
+    compare_mean,
+    draw_examples,
+    holm,
+    paired_t_test,
+    t_interval,
+)
 
 values = st.lists(st.floats(0, 1), min_size=2, max_size=8)
 
@@ -115,6 +123,22 @@ def test_a_comparison_finds_a_difference_and_none_where_there_is_none() -> None:
     assert turned.difference.high == pytest.approx(-found.difference.low)
     nothing = compare([0.0, 0.0], np.zeros((2, 100)))
     assert (nothing.p_bootstrap, nothing.p_seeds) == (1.0, 1.0)
+
+
+def test_a_mean_over_groups_varies_as_independent_groups_do() -> None:
+    generator = np.random.default_rng(10)
+    groups = []
+    for seeds, examples, spread in ((1, 400, 0.0), (5, 300, 0.3), (3, 900, 0.2)):
+        values = generator.normal(0.1, 1, (seeds, examples)) + generator.normal(0, spread, (seeds, 1))
+        groups.append((values.mean(axis=1), values @ draw_examples(examples, seed=examples).T / examples))
+    found = compare_mean(groups)
+    alone = [bootstrap_interval(*group) for group in groups]
+    assert found.difference.mean == pytest.approx(np.mean([interval.mean for interval in alone]))
+    # Of independent numbers, the variances add up.
+    width = sum((interval.high - interval.low) ** 2 for interval in alone) ** 0.5 / len(alone)
+    assert found.difference.high - found.difference.low == pytest.approx(width, rel=0.08)
+    assert math.isnan(found.p_seeds)
+    assert compare_mean(groups[1:2]) == compare(*groups[1])
 
 
 def test_under_no_difference_small_p_values_are_rare() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from benchmarks.studies.pkd.plan import DEPTHS, PUBLIC_TEACHER
-from benchmarks.studies.pkd.summary import TaskSummary, contest
+from benchmarks.studies.pkd.summary import Contest, TaskSummary, contest
 from common.statistics import Interval
 
 HELD, MISSED, OPEN = "held", "missed", "open"
@@ -26,9 +26,19 @@ def target_verdict(task: TaskSummary, depth: int) -> str:
     return HELD if kept.mean >= task.plan.targets[depth] else MISSED
 
 
-def shared_tasks(tasks: Sequence[TaskSummary], depth: int, first: str, second: str) -> list[TaskSummary]:
-    """The tasks that have both methods with a seed in common."""
-    return [task for task in tasks if contest([task], depth, first, second) is not None]
+def contests_of(tasks: Sequence[TaskSummary], depth: int, first: str, second: str) -> Iterator[Contest]:
+    """Each task's, and last the mean's where there are several; tasks whose teacher is weak are in no mean."""
+    shared = [task for task in tasks if contest([task], depth, first, second) is not None]
+    strong = [task for task in shared if not task.is_weak]
+    for group in (*([task] for task in shared), strong if len(strong) > 1 else []):
+        if (made := contest(group, depth, first, second)) is not None:
+            yield made
+
+
+def seed_counts(made: Contest) -> str:
+    """`3`, or `1 to 3` where the tasks have not as many."""
+    few, many = min(made.seeds), max(made.seeds)
+    return str(few) if few == many else f"{few} to {many}"
 
 
 def conclusions(tasks: Sequence[TaskSummary]) -> Iterator[str]:
@@ -49,11 +59,11 @@ def conclusions(tasks: Sequence[TaskSummary]) -> Iterator[str]:
                 f"**{name}'s teacher** has {own.mean:.3f} ({own.low:.3f} to {own.high:.3f}): {place} the public "
                 f"{public:.3f} of MiniLM-L6-H384."
             )
-    weak = [task.plan.name for task in tasks if task.lead is not None and task.lead.mean.low <= task.commonest]
+    weak = [task.plan.name for task in tasks if task.is_weak]
     if weak:
         yield (
             f"**Weak teachers**: those of {', '.join(weak)} are not told apart from always giving the commonest label; "
-            "their students prove nothing."
+            "their students prove nothing, and are in no mean over tasks."
         )
     few = [
         task.plan.name
@@ -71,7 +81,7 @@ def _claim(tasks: Sequence[TaskSummary], depth: int) -> Iterator[str]:
     """The paper's: PKD-Skip before KD before fine-tuning."""
     said = list(_links(tasks, depth, (("pkd-skip", "kd"), ("kd", "finetune"))))
     if not said:
-        yield f"**PKD-Skip ≥ KD ≥ fine-tuning, {depth} layers**: no cells yet."
+        yield f"**PKD-Skip ≥ KD ≥ fine-tuning, {depth} layers**: nothing yet."
         return
     yield f"**PKD-Skip ≥ KD ≥ fine-tuning, {depth} layers**: {'; '.join(said)}."
 
@@ -85,12 +95,12 @@ def _start_and_losses(tasks: Sequence[TaskSummary], depth: int) -> Iterator[str]
 
 def _links(tasks: Sequence[TaskSummary], depth: int, pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
     """Each pair over all tasks that have it: `kd against finetune +0.4 points (-0.1 to +0.9), undecided …`."""
+    weak = {task.plan.name for task in tasks if task.is_weak}
     for first, second in pairs:
-        shared = shared_tasks(tasks, depth, first, second)
-        made = contest(shared, depth, first, second) if shared else None
-        if made is None:
+        found = [made for made in contests_of(tasks, depth, first, second) if not weak & set(made.tasks)]
+        if not found:
             continue
-        each = [entry for task in shared if (entry := contest([task], depth, first, second)) is not None]
+        made, each = found[-1], [entry for entry in found if len(entry.tasks) == 1]
         difference = made.result.difference
         where = made.tasks[0] if len(made.tasks) == 1 else f"the mean of {len(made.tasks)} tasks"
         counts = [
@@ -101,5 +111,5 @@ def _links(tasks: Sequence[TaskSummary], depth: int, pairs: Sequence[tuple[str, 
         alone = f"; alone it is {' and '.join(counts)}" if counts and len(each) > 1 else ""
         yield (
             f"{first} against {second} is {verdict(difference)} on {where} ({100 * difference.mean:+.1f} points, "
-            f"{100 * difference.low:+.1f} to {100 * difference.high:+.1f}; seeds: {len(made.seeds)}){alone}"
+            f"{100 * difference.low:+.1f} to {100 * difference.high:+.1f}; seeds: {seed_counts(made)}){alone}"
         )

@@ -15,7 +15,7 @@ from benchmarks.studies.pkd.plan import TEACHER, Cell, TaskPlan
 from benchmarks.studies.pkd.rows import StudyRow, check_data, check_teacher, current_rows
 from common.errors import InputError
 from common.resampled_metrics import resampled_metric
-from common.statistics import Comparison, Interval, bootstrap_interval, compare, draw_examples
+from common.statistics import Comparison, Interval, bootstrap_interval, compare_mean, draw_examples
 
 # First against second. The paper's claim is the first two of them.
 CONTESTS = (
@@ -73,6 +73,11 @@ class TaskSummary:
     missing: list[Cell]
     outdated: int
 
+    @property
+    def is_weak(self) -> bool:
+        """Whether the teachers are not told apart from always giving the commonest label."""
+        return self.lead is not None and self.lead.mean.low <= self.commonest
+
     def kept(self, layers: int, method: str) -> Interval | None:
         """The share of its teacher's metric; None where there is no such student, or a share means nothing."""
         runs = self.students.get((layers, method))
@@ -92,7 +97,7 @@ class Contest:
 
     Attributes:
         tasks: whose mean it is.
-        seeds: those that both have, in each of the tasks.
+        seeds: of each task, how many both methods have.
     """
 
     tasks: tuple[str, ...]
@@ -158,16 +163,26 @@ def summarise(
 def contest(tasks: Sequence[TaskSummary], layers: int, first: str, second: str) -> Contest | None:
     """One method against another over one task, or their mean difference over several; None where no seed has both.
 
-    Of several tasks only those seeds count that all have, so that a task's weight is the same whatever has run.
+    Of several tasks each weighs the same, however many seeds it has.
     """
-    pairs = [(task.students.get((layers, first)), task.students.get((layers, second))) for task in tasks]
-    both = [(own, other) for own, other in pairs if own is not None and other is not None]
-    if not both or len(both) < len(pairs):
+    differences = [_differences(task, layers, first, second) for task in tasks]
+    groups = [group for group in differences if group is not None]
+    if not groups or len(groups) < len(tasks):
         return None
-    seeds = sorted(set.intersection(*(own.values.keys() & other.values.keys() for own, other in both)))
+    seeds = tuple(len(observed) for observed, _ in groups)
+    return Contest(tuple(task.plan.name for task in tasks), layers, first, second, seeds, compare_mean(groups))
+
+
+def _differences(
+    task: TaskSummary, layers: int, first: str, second: str
+) -> tuple[list[float], NDArray[np.float64]] | None:
+    """The first's metric less the second's for each seed that both have, `[seeds]`; and on each resample of the dev
+    rows, `[seeds, resamples]`."""
+    own, other = task.students.get((layers, first)), task.students.get((layers, second))
+    if own is None or other is None:
+        return None
+    seeds = sorted(own.values.keys() & other.values.keys())
     if not seeds:
         return None
-    observed = [np.mean([own.values[seed] - other.values[seed] for own, other in both]) for seed in seeds]
-    draws = [np.mean([own.resampled[seed] - other.resampled[seed] for own, other in both], axis=0) for seed in seeds]
-    result = compare(observed, np.stack(draws))
-    return Contest(tuple(task.plan.name for task in tasks), layers, first, second, tuple(seeds), result)
+    draws = np.stack([own.resampled[seed] - other.resampled[seed] for seed in seeds])
+    return [own.values[seed] - other.values[seed] for seed in seeds], draws

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean
 
-from benchmarks.studies.pkd.conclusions import shared_tasks, target_verdict, verdict
+from benchmarks.studies.pkd.conclusions import contests_of, seed_counts, target_verdict, verdict
 from benchmarks.studies.pkd.plan import CONTROLS, DEPTHS, METHODS, PAPER_KEPT, PUBLIC_TEACHER, TEACHER_LAYERS
-from benchmarks.studies.pkd.summary import CONTESTS, Contest, TaskSummary, contest
+from benchmarks.studies.pkd.summary import CONTESTS, TaskSummary
 from common.statistics import Interval, holm
 from distill.settings import TrainingSettings
 
@@ -75,12 +75,9 @@ def students(tasks: Sequence[TaskSummary], depth: int) -> Iterator[str]:
 
 def contests(tasks: Sequence[TaskSummary]) -> Iterator[str]:
     """Each pair of methods on each task, and over all tasks that have both."""
-    found: list[Contest] = []
-    for depth in DEPTHS:
-        for first, second in CONTESTS:
-            shared = shared_tasks(tasks, depth, first, second)
-            groups = [*([task] for task in shared), *([shared] if len(shared) > 1 else [])]
-            found += [made for made in (contest(group, depth, first, second) for group in groups) if made is not None]
+    found = [
+        made for depth in DEPTHS for first, second in CONTESTS for made in contests_of(tasks, depth, first, second)
+    ]
     if not found:
         yield "None yet."
         return
@@ -93,7 +90,7 @@ def contests(tasks: Sequence[TaskSummary]) -> Iterator[str]:
             str(entry.layers),
             f"{entry.first} − {entry.second}",
             where,
-            str(len(entry.seeds)),
+            seed_counts(entry),
             _interval(entry.result.difference, "+.1f", scale=100),
             f"{entry.result.p_bootstrap:.3f}",
             f"{p_adjusted:.3f}",

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.studies.lines import pack
 from benchmarks.studies.pkd import report as command
-from benchmarks.studies.pkd.conclusions import conclusions, target_verdict, verdict
+from benchmarks.studies.pkd.conclusions import conclusions, contests_of, seed_counts, target_verdict, verdict
 from benchmarks.studies.pkd.data import Tables, prepare
 from benchmarks.studies.pkd.plan import (
     CONTROLS,
@@ -33,6 +33,8 @@ from common.statistics import Interval
 from tests.benchmarks.studies.pkd.conftest import PLAN
 
 PLAN_OF_TWO = replace(PLAN, targets={2: 0.95})
+# Dev rows that a teacher and two of its students get wrong.
+ONE_SEED = ((TEACHER, 8), ("finetune", 20), ("kd", 16), ("best", 10))
 ORDER = cells([PLAN_OF_TWO], [2], [*METHODS, *CONTROLS], PLAN.seeds)
 TEACHER_SHA256 = "a" * 64
 
@@ -94,7 +96,7 @@ def test_means_shares_and_differences(tables: Tables) -> None:
     assert kept.high - kept.low < (kd.mean.high - kd.mean.low) / (40 / 48)
     against = contest([task], 2, "kd", "finetune")
     assert against is not None
-    assert against.seeds == (0, 1)
+    assert against.seeds == (2,)
     assert against.result.difference.mean == pytest.approx(20 / 48)
     assert verdict(against.result.difference) == "better"
     back = contest([task], 2, "finetune", "kd")
@@ -104,15 +106,27 @@ def test_means_shares_and_differences(tables: Tables) -> None:
     assert len(task.missing) == len(ORDER) - 4
 
 
-def test_a_difference_over_tasks_takes_the_seeds_that_all_have(tables: Tables) -> None:
-    first = summed(tables, [*leads(tables), *(row_of(tables, 10, name, s) for name in ("kd", "best") for s in (0, 1))])
-    second = summed(tables, [row_of(tables, 8), row_of(tables, 16, "kd"), row_of(tables, 10, "best")])
+def test_in_a_mean_over_tasks_each_weighs_the_same(tables: Tables) -> None:
+    # Three rows better with each of two seeds, and six with one.
+    two = [*leads(tables), *(row_of(tables, n, name, s) for name, n in (("kd", 10), ("best", 7)) for s in (0, 1))]
+    first, second = summed(tables, two), summed(tables, [row_of(tables, n, name) for name, n in ONE_SEED])
     both = contest([first, second], 2, "best", "kd")
     assert both is not None
-    assert both.seeds == (0,)
-    assert both.result.difference.mean == pytest.approx(3 / 48)
+    assert both.seeds == (2, 1)
+    assert seed_counts(both) == "1 to 2"
+    assert both.result.difference.mean == pytest.approx((3 + 6) / 2 / 48)
     none = summed(tables, [row_of(tables, 8), row_of(tables, 16, "kd")])
     assert contest([first, none], 2, "best", "kd") is None
+
+
+def test_a_task_whose_teacher_is_weak_is_in_no_mean(tables: Tables) -> None:
+    good = summed(tables, [row_of(tables, n, name) for name, n in ONE_SEED])
+    weak = summed(tables, [row_of(tables, 30 if name == TEACHER else n, name) for name, n in ONE_SEED])
+    assert [weak.is_weak, good.is_weak] == [True, False]
+    for tasks, counts in (([good, weak, good], [1, 1, 1, 2]), ([good, weak], [1, 1]), ([weak], [1])):
+        assert [len(made.tasks) for made in contests_of(tasks, 2, "best", "kd")] == counts
+    assert any("kd against finetune" in line for line in conclusions([good]))
+    assert not any("against" in line for line in conclusions([weak]))
 
 
 @pytest.mark.parametrize(
@@ -172,7 +186,7 @@ def test_the_report_says_what_is_there_and_what_is_missing(tables: Tables) -> No
     assert "9 epochs, 0.005, batch 32: 0.7500" in text
     assert "6 epochs, 5e-05, batch 32: not run yet" in text
     assert "kd against finetune is better on messages (+50.0 points" in text
-    assert "**PKD-Skip ≥ KD ≥ fine-tuning, 3 layers**: no cells yet." in text
+    assert "**PKD-Skip ≥ KD ≥ fine-tuning, 3 layers**: nothing yet." in text
     assert "| messages | 2 | 95.0 % | 97.5 % (" in text
     assert "1 of 2 | open |" in text
     assert "| messages | 2 | 1 | 1 | 0–1 | 0–1 | 1 | 0–1 | 0–1 | 0–1 |" in text
