@@ -13,6 +13,7 @@ from common.errors import InputError
 from common.labels import MULTI_LABEL, REGRESSION
 from serve.codec import Codec, Prediction
 
+_BUDGET = 0.5
 # What a budget lets through at once after a quiet while, in texts.
 _BURST = 20.0
 
@@ -26,13 +27,13 @@ class CascadeSettings:
         target_agreement: in its place: the share of dev texts on which the cascade must answer as the teacher does,
             from which the confidence is fitted.
         dev: the table of those texts.
-        budget: the largest share of texts that the teacher answers.
+        budget: the largest share of texts that the teacher answers; None takes 0.5.
     """
 
     escalate_below: float | None = None
     target_agreement: float | None = None
     dev: str | None = None
-    budget: float = 0.5
+    budget: float | None = None
 
     def __post_init__(self) -> None:
         if self.escalate_below is not None and self.target_agreement is not None:
@@ -45,13 +46,20 @@ class CascadeSettings:
             raise InputError("--target-agreement is fitted on texts: name a table with --dev")
         if self.dev is not None and self.target_agreement is None:
             raise InputError("--dev is of use with --target-agreement alone")
-        if not 0 < self.budget <= 1:
+        if self.budget is not None and not 0 < self.budget <= 1:
             raise InputError("--escalation-budget must lie above 0 and be at most 1: it is a share of texts")
+        if self.budget is not None and not self.on:
+            raise InputError("--escalation-budget is of use with --escalate-below or --target-agreement alone")
 
     @property
     def on(self) -> bool:
         """Whether the teacher is ever asked."""
         return self.escalate_below is not None or self.target_agreement is not None
+
+    @property
+    def largest_share(self) -> float:
+        """Of texts that the teacher answers."""
+        return _BUDGET if self.budget is None else self.budget
 
 
 @dataclass(frozen=True)

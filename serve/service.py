@@ -329,7 +329,7 @@ def describe_teacher(service: Service) -> dict[str, Any]:
         return {}
     cascade = {
         "escalate_below": teacher.threshold,
-        "budget": service.settings.cascade.budget,
+        "budget": service.settings.cascade.largest_share,
         "fit": asdict(teacher.fit) if teacher.fit else None,
     }
     return {

@@ -30,6 +30,7 @@ _LOG = logging.getLogger("understudy.serve")
 _WAITING = 256
 # Texts that go to the teacher together.
 _TOGETHER = 8
+_LOAD = 0.1
 _LOG_BYTES, _LOG_FILES = 64 * 1024 * 1024, 4
 
 
@@ -39,21 +40,27 @@ class ShadowSettings:
 
     Attributes:
         share: of the student's texts that are sampled; 0 turns it off.
-        load: the largest share of time that the teacher works on them.
+        load: the largest share of time that the teacher works on them; None takes 0.1.
         disagreements: a file that keeps the texts on which the two disagree; None keeps none.
     """
 
     share: float = 0.0
-    load: float = 0.1
+    load: float | None = None
     disagreements: Path | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:
             raise InputError("--shadow must lie between 0 and 1: it is a share of texts")
-        if not 0 < self.load <= 1:
+        if self.load is not None and not 0 < self.load <= 1:
             raise InputError("--shadow-load must lie above 0 and be at most 1: it is a share of time")
-        if self.disagreements is not None and not self.share:
-            raise InputError("--disagreements is of use with --shadow alone")
+        for option, value in (("--shadow-load", self.load), ("--disagreements", self.disagreements)):
+            if value is not None and not self.share:
+                raise InputError(f"{option} is of use with --shadow alone")
+
+    @property
+    def largest_load(self) -> float:
+        """Share of time that the teacher works on samples."""
+        return _LOAD if self.load is None else self.load
 
 
 class _Sample(NamedTuple):
@@ -139,7 +146,7 @@ class Shadow:
                     self._metrics.shadow_dropped(len(together))
                 except Exception:
                     _LOG.exception("texts could not be compared")
-                await asyncio.sleep(seconds * (1 / self.settings.load - 1))
+                await asyncio.sleep(seconds * (1 / self.settings.largest_load - 1))
 
     def _compare(self, sample: _Sample, teacher: Prediction) -> None:
         agreed = sample.student.agrees_with(teacher)

@@ -48,7 +48,7 @@ class Teacher:
         self.shadow = Shadow(settings.shadow, self._opinions, metrics)
         self._settings = settings.cascade
         self._fitting: asyncio.Task[None] | None = None
-        self._budget = Budget(settings.cascade.budget)
+        self._budget = Budget(settings.cascade.largest_share)
         self._repository = repository
         self._scheduler = scheduler
         self._tokenizing = tokenizing
@@ -140,10 +140,11 @@ class Teacher:
             f"{self.fit.escalated:.1%} of {self.fit.texts:,} texts; agreement with it "
             f"{self.fit.student_agreement:.2%} without, {self.fit.agreement:.2%} with it, on these same texts"
         )
-        if self.fit.escalated > self._settings.budget:
+        share = self._settings.largest_share
+        if self.fit.escalated > share:
             say(
-                f"The budget of {self._settings.budget:.1%} is less than that, so texts like these will miss it: "
-                f"raise --escalation-budget"
+                f"The budget of {share:.1%} is less than that, so texts like these will miss it: "
+                "raise --escalation-budget"
             )
 
     async def _in_background(self, model: ServedModel, texts: Sequence[Text]) -> list[Prediction | None]:

@@ -38,9 +38,13 @@ def serve(
         float | None, typer.Option(help="In its place: share of --dev on which to answer as the teacher does.")
     ] = None,
     dev: Annotated[str | None, typer.Option(help="Table of texts that --target-agreement is fitted on.")] = None,
-    escalation_budget: Annotated[float, typer.Option(help="Largest share of texts that the teacher answers.")] = 0.5,
+    escalation_budget: Annotated[
+        float | None, typer.Option(help="Largest share of texts that the teacher answers; 0.5 if not given.")
+    ] = None,
     shadow: Annotated[float, typer.Option(help="Share of texts that the teacher is shown as well, unseen.")] = 0.0,
-    shadow_load: Annotated[float, typer.Option(help="Largest share of time spent on that.")] = 0.1,
+    shadow_load: Annotated[
+        float | None, typer.Option(help="Largest share of time spent on that; 0.1 if not given.")
+    ] = None,
     disagreements: Annotated[
         Path | None, typer.Option(help="File that keeps texts on which the two disagree, for `distill --unlabelled`.")
     ] = None,

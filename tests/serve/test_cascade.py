@@ -87,6 +87,7 @@ def test_settings_that_contradict_each_other() -> None:
         {"target_agreement": 0.9},
         {"dev": "x"},
         {"escalate_below": 0.5, "budget": 0},
+        {"budget": 0.5},
     ):
         with pytest.raises(InputError):
             CascadeSettings(**wrong)  # type: ignore[arg-type]

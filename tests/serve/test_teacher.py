@@ -244,6 +244,6 @@ def test_settings_that_need_a_teacher(bundle: Path) -> None:
     for wrong in ({"cascade": CascadeSettings(0.5)}, {"shadow": ShadowSettings(0.5)}, {"abstain_below": 2.0}):
         with pytest.raises(InputError):
             ServiceSettings((ModelSource(bundle),), **wrong)  # type: ignore[arg-type]
-    for wrong in ({"share": 2}, {"load": 0}, {"disagreements": Path("x")}):
+    for wrong in ({"share": 2}, {"share": 0.5, "load": 0}, {"load": 0.5}, {"disagreements": Path("x")}):
         with pytest.raises(InputError):
             ShadowSettings(**wrong)  # type: ignore[arg-type]
