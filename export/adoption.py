@@ -33,7 +33,7 @@ from export.neighbours import TRIED_SHIFT, neighbours_shift
 from export.onnx_file import save_graph
 from export.served import Served
 from export.settings import FP16, FP32, INT8, ExportSettings
-from export.verification import verify
+from export.verification import check_texts, verify
 
 _USUAL = ExportSettings()
 
@@ -71,6 +71,7 @@ def adopt(
     task = Task.from_config(config.to_dict())
     set_task(config, task)
     examples = read_examples(checked_on, columns, split="validation", need_label=settings.labelled)
+    check_texts(examples)
     source = Source(directory.resolve().name, directory, sha256(path))
     # Optimum leaves out a tokenizer whose class it does not know.
     bare = model_dir is not None and not (directory / "tokenizer.json").is_file()

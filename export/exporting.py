@@ -39,7 +39,7 @@ from export.precision import Tools, lower_precision
 from export.proofs import PrecisionProof
 from export.served import Served
 from export.settings import FP16, FP32, ExportSettings
-from export.verification import mixed_texts, verify
+from export.verification import check_texts, mixed_texts, verify
 
 _USUAL = ExportSettings()
 
@@ -71,6 +71,7 @@ def export(
     task = Task.from_config(config.to_dict())
     set_task(config, task)
     examples = read_examples(checked_on, columns, split="validation", need_label=settings.labelled)
+    check_texts(examples)
     tokenizer = load_tokenizer(source)
     encoder = make_encoder(tokenizer, config, _length_limit(tokenizer, config))
     record = read_record(source.path)

@@ -32,6 +32,18 @@ LOWER_TOLERANCE = 2e-2
 _BATCH_SIZES = (1, 2, 3, 5, 8, 16, 32)
 
 
+def check_texts(examples: Examples) -> None:
+    """
+    Raises:
+        InputError: there are fewer texts than `verify` needs.
+    """
+    if len(examples) < MIN_TEXTS:
+        raise InputError(
+            f"{examples.source} has {len(examples)} rows; the check of an export needs at least {MIN_TEXTS}: "
+            f"leave --dev out to check on the shipped messages"
+        )
+
+
 def verify(
     graph: ExportedGraph,
     encoder: TextEncoder,
@@ -46,22 +58,16 @@ def verify(
     """Compares the graph's logits and labels with the model's, and each text alone with the same text in a batch.
 
     Args:
-        examples: at least `MIN_TEXTS` real texts; some are joined so that long inputs are run too.
+        examples: real texts, enough of them (`check_texts`); some are joined so that long inputs are run too.
         model: the PyTorch model; None where the graph came without one, and is compared with itself alone.
         weights: a directory with the model's weights; loaded from there and run as the torch engine does, packed where
             the family can be, they must agree as well.
         precision: of the graph.
 
     Raises:
-        InputError: fewer texts.
         WorkFailedError: a logit differs by more than `TOLERANCE` (`LOWER_TOLERANCE` below float32), a label differs,
             there are more or fewer logits than labels, or an output is not finite.
     """
-    if len(examples) < MIN_TEXTS:
-        raise InputError(
-            f"{examples.source} has {len(examples)} rows; the check of an export needs at least {MIN_TEXTS}: "
-            f"leave --dev out to check on the shipped messages"
-        )
     names = graph.names
     texts = mixed_texts(examples.texts, encoder, random.Random(seed), pairs="token_type_ids" in names)
     again = load_inference(weights, encoder.max_length) if weights is not None else None

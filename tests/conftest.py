@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 import os
+import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +28,7 @@ from transformers import (
     BertConfig,
     DistilBertConfig,
     ElectraConfig,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     RobertaConfig,
     XLNetConfig,
@@ -242,6 +246,37 @@ def made_once(factory: Factory, name: str, make: Callable[[Path], Path]) -> Path
         if not done.exists():
             done.write_text(str(make(directory)))
         return Path(done.read_text())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _traced_once(tmp_path_factory: Factory) -> Iterator[None]:
+    """A model is traced for `export` once a run: most tests of exports are of what comes after that."""
+    exporting = sys.modules.get("export.exporting")
+    if exporting is None:  # no test of this run is of exports, and importing it takes a while
+        yield
+        return
+    from export import onnx_file
+
+    trace = exporting.export_graph
+
+    def trace_once(model: PreTrainedModel, names: tuple[str, ...], path: Path, opset: int) -> None:
+        about = [type(model).__name__, model.config._attn_implementation, model.dtype, names, path.name, opset]
+        config = {name: value for name, value in model.config.to_dict().items() if name != "_name_or_path"}
+        digest = hashlib.sha256(json.dumps([*about, config, onnx_file.ONE_FILE_BYTES], default=str).encode())
+        for name, tensor in model.state_dict().items():
+            digest.update(name.encode() + tensor.numpy().tobytes())
+
+        def make(directory: Path) -> Path:
+            trace(model, names, directory / path.name, opset)
+            return directory
+
+        graph = made_once(tmp_path_factory, f"graph-{digest.hexdigest()}", make)
+        for file in graph.glob(f"{path.name}*"):
+            shutil.copyfile(file, path.parent / file.name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporting, "export_graph", trace_once)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -56,7 +56,7 @@ def test_any_batch_and_length_agrees(bundle: Path, texts: list[str]) -> None:
 def test_a_graph_that_answers_otherwise_leaves_no_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from export import exporting
 
-    model = make_model(tmp_path / "model")
+    model = make_model(tmp_path / "model", layers=2)
     other = exporting.export_graph
 
     def tampered(model, *given):  # type: ignore[no-untyped-def]
@@ -72,7 +72,7 @@ def test_a_graph_that_answers_otherwise_leaves_no_bundle(tmp_path: Path, monkeyp
 
 
 def test_outputs_that_are_no_numbers_leave_no_bundle(tmp_path: Path) -> None:
-    model = AutoModelForSequenceClassification.from_pretrained(make_model(tmp_path / "model"))
+    model = AutoModelForSequenceClassification.from_pretrained(make_model(tmp_path / "model", layers=2))
     with torch.no_grad():
         model.classifier.bias[0] = float("nan")
     model.save_pretrained(tmp_path / "model")
@@ -84,7 +84,7 @@ def test_outputs_that_are_no_numbers_leave_no_bundle(tmp_path: Path) -> None:
 def test_too_few_texts_are_refused(tmp_path: Path) -> None:
     table = write_tsv(tmp_path / "few.tsv", messages(DEV)[:63])
     with pytest.raises(InputError, match="has 63 rows; the check of an export needs at least 64"):
-        export(make_model(tmp_path / "model"), tmp_path / "bundle", checked_on=str(table))
+        export(make_model(tmp_path / "model", layers=2), tmp_path / "bundle", checked_on=str(table))
 
 
 def test_an_output_that_exists_is_kept(bundle: Path) -> None:
@@ -131,12 +131,12 @@ def test_pairs_are_run_where_the_model_tells_segments_apart(tmp_path: Path, monk
 
     monkeypatch.setattr(verification, "mixed_texts", watch)
     for family in ("bert", "roberta"):
-        export(make_model(tmp_path / family, family), tmp_path / f"{family}-bundle", checked_on=str(DEV))
+        export(make_model(tmp_path / family, family, 2), tmp_path / f"{family}-bundle", checked_on=str(DEV))
     assert seen == [True, False]
 
 
 def test_large_numbers_are_compared_in_proportion(tmp_path: Path) -> None:
-    path = make_model(tmp_path / "model", labels=("score",), problem_type="regression")
+    path = make_model(tmp_path / "model", layers=2, labels=("score",), problem_type="regression")
     model = AutoModelForSequenceClassification.from_pretrained(path)
     with torch.no_grad():
         model.classifier.weight.mul_(1e4)
@@ -153,7 +153,7 @@ def _labelled(tmp_path: Path, rows: int = 120) -> Path:
 
 
 def test_a_labelled_table_calibrates_and_the_engine_applies_it(tmp_path: Path) -> None:
-    model = make_model(tmp_path / "model")
+    model = make_model(tmp_path / "model", layers=2)
     dev = _labelled(tmp_path)
     manifest = export(model, tmp_path / "bundle", checked_on=str(dev), settings=ExportSettings(labelled=True))
     found = manifest.calibration
@@ -178,7 +178,7 @@ def test_a_labelled_table_calibrates_and_the_engine_applies_it(tmp_path: Path) -
 
 
 def test_thresholds_decide_what_holds(tmp_path: Path) -> None:
-    model = make_model(tmp_path / "model", labels=INTENTS, problem_type="multi_label_classification")
+    model = make_model(tmp_path / "model", layers=2, labels=INTENTS, problem_type="multi_label_classification")
     export(model, tmp_path / "plain", checked_on=str(DEV))
     texts = [row["text"] for row in messages(DEV)[:120]]
     answers = Engine.load(tmp_path / "plain").classify(texts)
@@ -207,7 +207,7 @@ def test_thresholds_decide_what_holds(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("opset", [18, 22])
 def test_other_opsets(opset: int, tmp_path: Path) -> None:
-    model = make_model(tmp_path / "model")
+    model = make_model(tmp_path / "model", layers=2)
     manifest = export(model, tmp_path / "bundle", checked_on=str(DEV), settings=ExportSettings(opset=opset))
     assert manifest.opset == opset
     assert {entry.domain: entry.version for entry in onnx.load(tmp_path / "bundle" / "model.onnx").opset_import}[
@@ -219,7 +219,10 @@ def test_other_opsets(opset: int, tmp_path: Path) -> None:
 def test_opsets_that_nobody_runs_are_refused(opset: int, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=rf"opset must lie between 18 and \d+ here, not {opset}"):
         export(
-            make_model(tmp_path / "model"), tmp_path / "b", checked_on=str(DEV), settings=ExportSettings(opset=opset)
+            make_model(tmp_path / "model", layers=2),
+            tmp_path / "b",
+            checked_on=str(DEV),
+            settings=ExportSettings(opset=opset),
         )
 
 
@@ -235,7 +238,7 @@ def test_the_graph_holds_no_path_of_this_machine_and_no_weight_to_be_reshaped(tm
 
 
 def test_inspect_shows_what_is_inside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    export(make_model(tmp_path / "model"), tmp_path / "bundle", checked_on=str(_labelled(tmp_path)),
+    export(make_model(tmp_path / "model", layers=2), tmp_path / "bundle", checked_on=str(_labelled(tmp_path)),
            settings=ExportSettings(labelled=True, precision="int8", max_loss=100.0))  # fmt: skip
     capsys.readouterr()
     inspect(tmp_path / "bundle")

@@ -25,7 +25,7 @@ TEXTS = ["Where is my parcel?", "Cancel my order, please"]
 def test_a_bundle_too_large_for_one_file_has_its_tensors_beside_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = make_model(tmp_path / "model")
+    model = make_model(tmp_path / "model", layers=2)
     export(model, tmp_path / "one", checked_on=str(DEV))
     monkeypatch.setattr(onnx_file, "ONE_FILE_BYTES", 1000)
     export(model, tmp_path / "two", checked_on=str(DEV))

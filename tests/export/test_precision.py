@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import onnx
 import onnx_ir as ir
 import pytest
-import torch
 from onnxruntime.quantization import quantize_dynamic
-from transformers import PreTrainedModel
 
 from common import machine
 from common.errors import InputError, WorkFailedError
@@ -20,31 +18,13 @@ from common.tables import TableReader
 from demo.messages import DEV, TRAIN
 from distill.finetuning import finetune
 from distill.settings import TrainingSettings
-from export import exporting, precision
+from export import precision
 from export.bundle import Bundle
 from export.exporting import export
 from export.quantization import linear_layers, quantize
 from export.settings import ExportSettings
 from serve.engine import Engine, Prediction
 from tests.conftest import INTENTS, messages, write_tsv
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _traced_once() -> Iterator[None]:
-    """The one model of these tests is traced once for each precision: what is tested comes after that."""
-    trace = exporting.export_graph
-    graphs: dict[torch.dtype, bytes] = {}
-
-    def trace_once(model: PreTrainedModel, names: tuple[str, ...], path: Path, opset: int) -> None:
-        if model.dtype in graphs:
-            path.write_bytes(graphs[model.dtype])
-        else:
-            trace(model, names, path, opset)
-            graphs[model.dtype] = path.read_bytes()
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exporting, "export_graph", trace_once)
-        yield
 
 
 @pytest.fixture(scope="module")
