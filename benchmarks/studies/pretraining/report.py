@@ -150,6 +150,11 @@ def _conclusions(tasks: list[TaskResults]) -> Iterator[str]:
 def _method(encoders: Mapping[str, EncoderRow]) -> Iterator[str]:
     corpora = {(row.corpus["sha256"], row.corpus["lines"]) for row in encoders.values()}
     lines = ", ".join(f"{count:,} lines" for _, count in sorted(corpora))
+    slices = " and ".join(
+        f"{plan.name} has a fixed slice of {plan.train_rows:,} training rows"
+        for plan in TASKS.values()
+        if plan.train_rows is not None
+    )
     yield from (
         f"- **Text**: all text columns of the seven tasks' tables, each text once ({lines}); the dev texts reported on "
         "here are left out. Each line is a document, so that memory and recurrence have nothing to remember.",
@@ -157,7 +162,7 @@ def _method(encoders: Mapping[str, EncoderRow]) -> Iterator[str]:
         "a few more tokens for the same text. `none` is those starting weights, with the tokenizer of the family.",
         f"- **Fine-tuning**: the learning rate is chosen of {' and '.join(f'{rate:g}' for rate in RATES)} for each "
         "encoder and task by a tenth of the training rows, on the first seed; that part picks each run's epoch too. "
-        "Dev chooses nothing. SST-2 has a fixed slice of 10,000 rows.",
+        f"Dev chooses nothing. {slices}.",
         f"- **Intervals** are of {100 * CONFIDENCE:.0f} %, by a bootstrap of {RESAMPLES:,} resamples over seeds and "
         "examples; with one seed over examples alone. Differences are paired over both. Each objective was run once, "
         "so how much pretraining varies is in no interval.",
