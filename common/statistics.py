@@ -95,7 +95,8 @@ def compare_mean(
 ) -> Comparison:
     """As `compare`, of the mean over groups (tasks, say) that have nothing in common: neither examples nor seeds.
 
-    Each group weighs the same, however many seeds it has; `p_seeds` is NaN for several.
+    Each group weighs the same, however many seeds it has; `p_seeds` is NaN for several. How seeds vary cannot be told
+    from a group of one: with such groups the interval is too narrow.
 
     Args:
         groups: each with `observed` and `resampled` as `compare` takes them, of as many resamples.
@@ -143,7 +144,7 @@ def _resampled_means(resampled: NDArray[np.float64], seed: int, group: int = 0) 
     if seeds == 1:
         return resampled[0]
     # Another stream than that of the examples, which the same number may have seeded, and than that of other groups.
-    generator = np.random.default_rng([seed, 1, group] if group else [seed, 1])
+    generator = np.random.default_rng([seed, 1, group])
     drawn = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples).T / seeds
     weights = 1 / seeds + (seeds / (seeds - 1)) ** 0.5 * (drawn - 1 / seeds)
     means: NDArray[np.float64] = (weights * resampled).sum(axis=0)

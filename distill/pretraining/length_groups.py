@@ -10,6 +10,8 @@ from torch import Tensor
 
 # Positions that a group has at least: below, starting a group's operations takes longer than its padding would.
 _ON_CPU, _ELSEWHERE = 1_024, 32_768
+# Share of a batch's positions that are text, from which on there is too little padding to save any.
+_FULL = 0.9
 
 
 def fewest_positions(device: torch.device) -> int:
@@ -18,13 +20,16 @@ def fewest_positions(device: torch.device) -> int:
 
 
 def length_groups(lengths: Sequence[int], fewest: int) -> list[list[int]]:
-    """Row numbers by group, the longest rows first; a batch of no more than `fewest` positions stays as it is.
+    """Row numbers by group, the longest rows first.
+
+    A batch of no more than `fewest` positions stays as it is, and so does one with hardly any padding.
 
     Args:
         lengths: of the rows, in tokens, from 1.
         fewest: positions, with padding, of each group but the last.
     """
-    if len(lengths) * max(lengths) <= fewest:
+    positions = len(lengths) * max(lengths)
+    if positions <= fewest or sum(lengths) >= _FULL * positions:
         return [list(range(len(lengths)))]
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     groups = []
@@ -44,14 +49,13 @@ def last_states(model: Any, inputs: dict[str, Tensor]) -> Tensor:
     """
     mask = inputs["attention_mask"]
     fewest = fewest_positions(mask.device)
-    if mask.numel() <= fewest:
+    # Lengths on another device take a while to ask for.
+    groups = length_groups(mask.sum(dim=1).tolist(), fewest) if mask.numel() > fewest else []
+    if len(groups) < 2:
         whole: Tensor = model(**inputs).last_hidden_state
         return whole
-    parts, rows = [], []
-    for group in length_groups(mask.sum(dim=1).tolist(), fewest):
-        parts.append(_group_states(model, {name: value[group] for name, value in inputs.items()}))
-        rows += group
-    places = torch.tensor(rows, device=mask.device).argsort()
+    parts = [_group_states(model, {name: value[rows] for name, value in inputs.items()}) for rows in groups]
+    places = torch.tensor([row for rows in groups for row in rows], device=mask.device).argsort()
     return torch.cat(parts)[places]
 
 

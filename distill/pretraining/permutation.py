@@ -150,22 +150,22 @@ class PermutationObjective(PretrainingObjective):
 
     def _parts(self, batch: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
         """The batch's rows in groups of like length, without the padding that a group does not need."""
-        ids = batch["input_ids"]
-        fewest = fewest_positions(ids.device)
+        ids, fewest = batch["input_ids"], fewest_positions(batch["input_ids"].device)
         # A row's place in the batch tells which way it is read.
-        if self.settings.bidirectional or ids.numel() <= fewest:
+        may_part = not self.settings.bidirectional and ids.numel() > fewest
+        groups = length_groups(batch["lengths"].tolist(), fewest) if may_part else []
+        if len(groups) < 2:
             yield batch
             return
-        for rows in length_groups(batch["lengths"].tolist(), fewest):
-            part = {name: value[rows] for name, value in batch.items()}
-            length, targets = int(part["lengths"].max()), int((part["labels"] != _NO_TARGET).sum(1).max())
+        counts = (batch["labels"] != _NO_TARGET).sum(1)
+        for rows in groups:
+            length, targets = int(batch["lengths"][rows].max()), int(counts[rows].max())
             yield {
-                **part,
-                "input_ids": part["input_ids"][:, :length],
-                "token_type_ids": part["token_type_ids"][:, :length],
-                "perm_mask": part["perm_mask"][:, :length, :length],
-                "target_mapping": part["target_mapping"][:, :targets, :length],
-                "labels": part["labels"][:, :targets],
+                "input_ids": ids[:, :length][rows],
+                "token_type_ids": batch["token_type_ids"][:, :length][rows],
+                "perm_mask": batch["perm_mask"][:, :length, :length][rows],
+                "target_mapping": batch["target_mapping"][:, :targets, :length][rows],
+                "labels": batch["labels"][:, :targets][rows],
             }
 
     def state(self) -> dict[str, Tensor]:

@@ -141,6 +141,14 @@ def test_a_mean_over_groups_varies_as_independent_groups_do() -> None:
     assert compare_mean(groups[1:2]) == compare(*groups[1])
 
 
+def test_groups_draw_their_own_seeds() -> None:
+    # No example differs: all that varies is which seeds are drawn, twice as many of them in two groups.
+    observed = np.random.default_rng(11).normal(0, 1, 40)
+    group = (observed, np.repeat(observed[:, None], 2000, axis=1))
+    one, two = (compare_mean([group] * count).difference for count in (1, 2))
+    assert (two.high - two.low) / (one.high - one.low) == pytest.approx(0.5**0.5, rel=0.08)
+
+
 def test_under_no_difference_small_p_values_are_rare() -> None:
     generator = np.random.default_rng(9)
     counts = draw_examples(200, 400)

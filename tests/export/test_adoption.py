@@ -60,6 +60,13 @@ def test_an_adopted_graph_answers_as_it_did(foreign: Path, bundle: Path) -> None
     assert "came without the PyTorch model" in (ours.path / "README.md").read_text()
 
 
+def test_too_few_texts_are_refused(foreign: Path, tmp_path: Path) -> None:
+    table = write_tsv(tmp_path / "few.tsv", messages(DEV)[:63])
+    with pytest.raises(InputError, match="has 63 rows; the check of an export needs at least 64"):
+        adopt(foreign, tmp_path / "bundle", checked_on=str(table))
+    assert not (tmp_path / "bundle").exists()
+
+
 def test_with_the_model_the_logits_are_compared(foreign: Path, bundle: Path, tmp_path: Path) -> None:
     ours = adopted(foreign, model_dir=bundle.parent / "model")
     assert ours.manifest.verification.max_difference is not None

@@ -81,7 +81,10 @@ def test_outputs_that_are_no_numbers_leave_no_bundle(tmp_path: Path) -> None:
     assert not (tmp_path / "bundle").exists()
 
 
-def test_too_few_texts_are_refused(tmp_path: Path) -> None:
+def test_too_few_texts_are_refused_before_anything_is_traced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from export import exporting
+
+    monkeypatch.setattr(exporting, "export_graph", lambda *_: pytest.fail("the model was traced"))
     table = write_tsv(tmp_path / "few.tsv", messages(DEV)[:63])
     with pytest.raises(InputError, match="has 63 rows; the check of an export needs at least 64"):
         export(make_model(tmp_path / "model", layers=2), tmp_path / "bundle", checked_on=str(table))
@@ -178,7 +181,7 @@ def test_a_labelled_table_calibrates_and_the_engine_applies_it(tmp_path: Path) -
 
 
 def test_thresholds_decide_what_holds(tmp_path: Path) -> None:
-    model = make_model(tmp_path / "model", layers=2, labels=INTENTS, problem_type="multi_label_classification")
+    model = make_model(tmp_path / "model", labels=INTENTS, problem_type="multi_label_classification")
     export(model, tmp_path / "plain", checked_on=str(DEV))
     texts = [row["text"] for row in messages(DEV)[:120]]
     answers = Engine.load(tmp_path / "plain").classify(texts)

@@ -91,6 +91,8 @@ def test_settings_that_contradict_each_other() -> None:
     ):
         with pytest.raises(InputError):
             CascadeSettings(**wrong)  # type: ignore[arg-type]
+    assert CascadeSettings(escalate_below=0.5).largest_share == 0.5
+    assert CascadeSettings(escalate_below=0.5, budget=1).largest_share == 1
 
 
 def test_two_that_do_not_answer_the_same_question(bundle: Path, teacher_bundle: Path, regression_bundle: Path) -> None:

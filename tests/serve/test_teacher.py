@@ -247,3 +247,5 @@ def test_settings_that_need_a_teacher(bundle: Path) -> None:
     for wrong in ({"share": 2}, {"share": 0.5, "load": 0}, {"load": 0.5}, {"disagreements": Path("x")}):
         with pytest.raises(InputError):
             ShadowSettings(**wrong)  # type: ignore[arg-type]
+    assert ShadowSettings(share=0.5).largest_load == 0.1
+    assert ShadowSettings(share=0.5, load=1).largest_load == 1

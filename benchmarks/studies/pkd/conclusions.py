@@ -6,20 +6,26 @@ from collections.abc import Iterator, Sequence
 
 from benchmarks.studies.pkd.plan import DEPTHS, PUBLIC_TEACHER
 from benchmarks.studies.pkd.summary import Contest, TaskSummary, contest
-from common.statistics import Interval
 
-HELD, MISSED, OPEN = "held", "missed", "open"
+HELD, MISSED, OPEN, WEAK = "held", "missed", "open", "weak teacher"
+ONE_SEED = "one seed"
 
 
-def verdict(difference: Interval) -> str:
-    """`better` or `worse` where the interval leaves no other choice."""
-    if difference.low > 0:
+def verdict(made: Contest) -> str:
+    """`better` or `worse` where the interval leaves no other choice; `one seed` where a task has just one, which tells
+    nothing of how seeds vary."""
+    if min(made.seeds) == 1:
+        return ONE_SEED
+    if made.result.difference.low > 0:
         return "better"
-    return "worse" if difference.high < 0 else "undecided"
+    return "worse" if made.result.difference.high < 0 else "undecided"
 
 
 def target_verdict(task: TaskSummary, depth: int) -> str:
-    """Whether the mean over all seeds of `best` reaches the target; open while seeds are missing."""
+    """Whether the mean over all seeds of `best` reaches the target; open while seeds are missing. To keep what a weak
+    teacher has is no feat."""
+    if task.is_weak:
+        return WEAK
     runs, kept = task.students.get((depth, "best")), task.kept(depth, "best")
     if runs is None or kept is None or set(runs.values) != set(task.plan.seeds):
         return OPEN
@@ -48,7 +54,7 @@ def conclusions(tasks: Sequence[TaskSummary]) -> Iterator[str]:
     for depth in DEPTHS:
         yield from _start_and_losses(tasks, depth)
     verdicts = [target_verdict(task, depth) for task in tasks for depth in task.plan.targets]
-    counts = ", ".join(f"{verdicts.count(name)} {name}" for name in (HELD, MISSED, OPEN))
+    counts = ", ".join(f"{verdicts.count(name)} {name}" for name in (HELD, MISSED, OPEN, WEAK))
     yield f"**Targets**: {counts}."
     name, public = PUBLIC_TEACHER
     for task in tasks:
@@ -81,7 +87,7 @@ def _claim(tasks: Sequence[TaskSummary], depth: int) -> Iterator[str]:
     """The paper's: PKD-Skip before KD before fine-tuning."""
     said = list(_links(tasks, depth, (("pkd-skip", "kd"), ("kd", "finetune"))))
     if not said:
-        yield f"**PKD-Skip ≥ KD ≥ fine-tuning, {depth} layers**: nothing yet."
+        yield f"**PKD-Skip ≥ KD ≥ fine-tuning, {depth} layers**: nothing yet from a teacher that has learned something."
         return
     yield f"**PKD-Skip ≥ KD ≥ fine-tuning, {depth} layers**: {'; '.join(said)}."
 
@@ -102,14 +108,16 @@ def _links(tasks: Sequence[TaskSummary], depth: int, pairs: Sequence[tuple[str, 
             continue
         made, each = found[-1], [entry for entry in found if len(entry.tasks) == 1]
         difference = made.result.difference
+        word = verdict(made)
+        said = "cannot be told from one seed" if word == ONE_SEED else f"is {word}"
         where = made.tasks[0] if len(made.tasks) == 1 else f"the mean of {len(made.tasks)} tasks"
         counts = [
-            f"{word} on {', '.join(names)}"
-            for word in ("better", "worse")
-            if (names := [entry.tasks[0] for entry in each if verdict(entry.result.difference) == word])
+            f"{alone} on {', '.join(names)}"
+            for alone in ("better", "worse")
+            if (names := [entry.tasks[0] for entry in each if verdict(entry) == alone])
         ]
-        alone = f"; alone it is {' and '.join(counts)}" if counts and len(each) > 1 else ""
+        apart = f"; alone it is {' and '.join(counts)}" if counts and len(each) > 1 else ""
         yield (
-            f"{first} against {second} is {verdict(difference)} on {where} ({100 * difference.mean:+.1f} points, "
-            f"{100 * difference.low:+.1f} to {100 * difference.high:+.1f}; seeds: {seed_counts(made)}){alone}"
+            f"{first} against {second} {said} on {where} ({100 * difference.mean:+.1f} points, "
+            f"{100 * difference.low:+.1f} to {100 * difference.high:+.1f}; seeds: {seed_counts(made)}){apart}"
         )

@@ -94,7 +94,7 @@ def contests(tasks: Sequence[TaskSummary]) -> Iterator[str]:
             _interval(entry.result.difference, "+.1f", scale=100),
             f"{entry.result.p_bootstrap:.3f}",
             f"{p_adjusted:.3f}",
-            verdict(entry.result.difference),
+            verdict(entry),
         )
 
 

@@ -138,6 +138,8 @@ def _conclusions(tasks: list[TaskResults]) -> Iterator[str]:
                 continue
             difference, target = found[0].difference, TARGETS.get(task.name)
             word = "better" if difference.low > 0 else "worse" if difference.high < 0 else "not told apart"
+            if found[1] == 1:
+                word = "cannot be told from one seed"
             aim = ""
             if target is not None and second.endswith("-none"):
                 aim = f"; the aim of {target:g} points is {'met' if 100 * difference.mean >= target else 'missed'}"

@@ -27,9 +27,9 @@ from benchmarks.studies.pkd.plan import (
 )
 from benchmarks.studies.pkd.report import report
 from benchmarks.studies.pkd.rows import StudyRow, add_row
-from benchmarks.studies.pkd.summary import TaskSummary, contest, summarise
+from benchmarks.studies.pkd.summary import Contest, TaskSummary, contest, summarise
 from common.errors import InputError
-from common.statistics import Interval
+from common.statistics import Comparison, Interval
 from tests.benchmarks.studies.pkd.conftest import PLAN
 
 PLAN_OF_TWO = replace(PLAN, targets={2: 0.95})
@@ -98,10 +98,10 @@ def test_means_shares_and_differences(tables: Tables) -> None:
     assert against is not None
     assert against.seeds == (2,)
     assert against.result.difference.mean == pytest.approx(20 / 48)
-    assert verdict(against.result.difference) == "better"
+    assert verdict(against) == "better"
     back = contest([task], 2, "finetune", "kd")
     assert back is not None
-    assert verdict(back.result.difference) == "worse"
+    assert verdict(back) == "worse"
     assert contest([task], 2, "kd", "best") is None
     assert len(task.missing) == len(ORDER) - 4
 
@@ -123,6 +123,7 @@ def test_a_task_whose_teacher_is_weak_is_in_no_mean(tables: Tables) -> None:
     good = summed(tables, [row_of(tables, n, name) for name, n in ONE_SEED])
     weak = summed(tables, [row_of(tables, 30 if name == TEACHER else n, name) for name, n in ONE_SEED])
     assert [weak.is_weak, good.is_weak] == [True, False]
+    assert target_verdict(weak, 2) == "weak teacher"
     for tasks, counts in (([good, weak, good], [1, 1, 1, 2]), ([good, weak], [1, 1]), ([weak], [1])):
         assert [len(made.tasks) for made in contests_of(tasks, 2, "best", "kd")] == counts
     assert any("kd against finetune" in line for line in conclusions([good]))
@@ -146,11 +147,18 @@ def test_a_teacher_no_better_than_the_commonest_label_is_named(tables: Tables) -
 
 
 @pytest.mark.parametrize(
-    ("interval", "expected"),
-    [(Interval(1, 0.1, 2), "better"), (Interval(1, 0, 2), "undecided"), (Interval(-1, -2, -0.1), "worse")],
+    ("interval", "seeds", "expected"),
+    [
+        (Interval(1, 0.1, 2), (3, 2), "better"),
+        (Interval(1, 0, 2), (3,), "undecided"),
+        (Interval(-1, -2, -0.1), (2,), "worse"),
+        (Interval(1, 0.1, 2), (1,), "one seed"),
+        (Interval(-1, -2, -0.1), (5, 1), "one seed"),
+    ],
 )
-def test_verdicts(interval: Interval, expected: str) -> None:
-    assert verdict(interval) == expected
+def test_verdicts(interval: Interval, seeds: tuple[int, ...], expected: str) -> None:
+    made = Contest(("a",) * len(seeds), 3, "best", "kd", seeds, Comparison(interval, 0.01, 0.01))
+    assert verdict(made) == expected
 
 
 def test_foreign_rows_are_refused(tables: Tables) -> None:
@@ -185,8 +193,8 @@ def test_the_report_says_what_is_there_and_what_is_missing(tables: Tables) -> No
     assert "| messages | accuracy | 0.8333 (" in text
     assert "9 epochs, 0.005, batch 32: 0.7500" in text
     assert "6 epochs, 5e-05, batch 32: not run yet" in text
-    assert "kd against finetune is better on messages (+50.0 points" in text
-    assert "**PKD-Skip ≥ KD ≥ fine-tuning, 3 layers**: nothing yet." in text
+    assert "kd against finetune cannot be told from one seed on messages (+50.0 points" in text
+    assert "**PKD-Skip ≥ KD ≥ fine-tuning, 3 layers**: nothing yet from a teacher that has learned something." in text
     assert "| messages | 2 | 95.0 % | 97.5 % (" in text
     assert "1 of 2 | open |" in text
     assert "| messages | 2 | 1 | 1 | 0–1 | 0–1 | 1 | 0–1 | 0–1 | 0–1 |" in text

@@ -90,6 +90,6 @@ def test_the_report_says_what_is_there(tables: Tables) -> None:
     text = report({"bert-masked": encoder}, [results_of("messages", rows, tables)])
     assert "| bert-masked | 5,000 | 4,800 | loss 3.50 | 60 | cpu |" in text
     assert "| bert-infoword | not there yet |" in text
-    assert "**bert-masked against bert-none, messages**: better, +33.3" in text
+    assert "**bert-masked against bert-none, messages**: cannot be told from one seed, +33.3" in text
     assert "the aim of 5 points is met" in text
     assert "1,200 lines" in text
