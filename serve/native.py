@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
@@ -13,7 +14,7 @@ from serve.documented import CLASSIFYING, errors, takes
 from serve.repository import ServedModel
 from serve.requests import read_json_body
 from serve.responses import json_response
-from serve.service import Outcome, Service, describe_teacher
+from serve.service import Outcome, Service
 
 router = APIRouter(tags=["native"])
 
@@ -98,7 +99,7 @@ async def model(request: Request, name: str | None = None, version: str | None =
     """A model: what it was made from, how it was verified, and what stands beside it. The server's first by default."""
     service: Service = request.app.state.service
     chosen = _chosen(service, name, version)
-    beside = describe_teacher(service) if chosen is service.default else {}
+    beside = _describe_teacher(service) if chosen is service.default else {}
     engine = {"engine": service.settings.engine.engine}
     return json_response({**chosen.describe(), **engine, "abstain_below": service.settings.abstain_below, **beside})
 
@@ -157,4 +158,21 @@ def _output(outcome: Outcome, body: ClassifyRequest) -> dict[str, Any]:
         "tokens": prediction.tokens,
         "truncated": prediction.truncated,
         "served_by": outcome.served_by,
+    }
+
+
+def _describe_teacher(service: Service) -> dict[str, Any]:
+    """What `/v1/model` tells of the model's teacher; nothing where it has none."""
+    teacher = service.teacher
+    if teacher is None:
+        return {}
+    cascade = {
+        "escalate_below": teacher.threshold,
+        "budget": service.settings.cascade.largest_share,
+        "fit": asdict(teacher.fit) if teacher.fit else None,
+    }
+    return {
+        "teacher": {"model": teacher.model.name, "version": teacher.model.version},
+        "cascade": cascade if teacher.threshold is not None else None,
+        "shadow": {"share": service.settings.shadow.share} if service.settings.shadow.share else None,
     }

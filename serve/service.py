@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -320,20 +320,3 @@ def all_answers(outcomes: Sequence[Outcome]) -> list[Answer]:
             raise type(outcome)(f"input {index}: {outcome}")
         answers.append(outcome)
     return answers
-
-
-def describe_teacher(service: Service) -> dict[str, Any]:
-    """What `/v1/model` tells of the model's teacher; nothing where it has none."""
-    teacher = service.teacher
-    if teacher is None:
-        return {}
-    cascade = {
-        "escalate_below": teacher.threshold,
-        "budget": service.settings.cascade.largest_share,
-        "fit": asdict(teacher.fit) if teacher.fit else None,
-    }
-    return {
-        "teacher": {"model": teacher.model.name, "version": teacher.model.version},
-        "cascade": cascade if teacher.threshold is not None else None,
-        "shadow": {"share": service.settings.shadow.share} if service.settings.shadow.share else None,
-    }
