@@ -76,12 +76,13 @@ class _Callers:
 
 
 def test_sigterm_under_load_answers_what_was_admitted(student_bundle: Path) -> None:
-    with ServerProcess(student_bundle, "--drain", "1") as server, _Callers(server.url, student_bundle) as callers:
+    with ServerProcess(student_bundle, "--drain", "5") as server, _Callers(server.url, student_bundle) as callers:
         wait_until(lambda: callers.outcomes["right"] > 40)
         began = time.monotonic()
         os.kill(server.process.pid, signal.SIGTERM)
         # Readiness falls at once, while work goes on.
         wait_until(lambda: httpx.get(f"{server.url}/health/ready").status_code == 503, 5)
+        # All of this takes less than the time of draining, on a busy machine too.
         assert httpx.get(f"{server.url}/health/live").status_code == 200
         last = httpx.post(f"{server.url}/v1/classify", json={"inputs": TEXTS[:1]})
         assert (last.status_code, last.headers["connection"]) == (200, "close")
@@ -89,7 +90,7 @@ def test_sigterm_under_load_answers_what_was_admitted(student_bundle: Path) -> N
         took = time.monotonic() - began
     assert (server.process.returncode, err) == (0, "")
     assert out.endswith("Stopped.\n")
-    assert 1 <= took < 25
+    assert 5 <= took < 40
     assert set(callers.outcomes) <= {"right", "refused"}
 
 
