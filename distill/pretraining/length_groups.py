@@ -9,14 +9,9 @@ import torch
 from torch import Tensor
 
 # Positions that a group has at least: below, starting a group's operations takes longer than its padding would.
-_ON_CPU, _ELSEWHERE = 1_024, 32_768
+ON_CPU, ELSEWHERE = 1_024, 32_768
 # Share of a batch's positions that are text, from which on there is too little padding to save any.
 _FULL = 0.9
-
-
-def fewest_positions(device: torch.device) -> int:
-    """Positions, with padding, that a group of `length_groups` had best have."""
-    return _ON_CPU if device.type == "cpu" else _ELSEWHERE
 
 
 def length_groups(lengths: Sequence[int], fewest: int) -> list[list[int]]:
@@ -40,6 +35,20 @@ def length_groups(lengths: Sequence[int], fewest: int) -> list[list[int]]:
     return groups
 
 
+def batch_groups(lengths: Tensor, longest: int) -> list[list[int]]:
+    """`length_groups` of a batch, as many positions each as pays on its device; one where it is best read at once.
+
+    Args:
+        lengths: of the rows, int64 `[batch]`.
+        longest: positions of a row, with padding.
+    """
+    fewest = ON_CPU if lengths.device.type == "cpu" else ELSEWHERE
+    if len(lengths) * longest <= fewest:
+        # Not asked of another device, which takes a while to answer.
+        return [list(range(len(lengths)))]
+    return length_groups(lengths.tolist(), fewest)
+
+
 def last_states(model: Any, inputs: dict[str, Tensor]) -> Tensor:
     """The last layer's states, `[batch, length, width]`, zero at positions that the encoder need not have read.
 
@@ -48,10 +57,8 @@ def last_states(model: Any, inputs: dict[str, Tensor]) -> Tensor:
         inputs: its tensors, each `[batch, length]`, padded on either side, with `attention_mask` among them.
     """
     mask = inputs["attention_mask"]
-    fewest = fewest_positions(mask.device)
-    # Lengths on another device take a while to ask for.
-    groups = length_groups(mask.sum(dim=1).tolist(), fewest) if mask.numel() > fewest else []
-    if len(groups) < 2:
+    groups = batch_groups(mask.sum(dim=1), mask.shape[1])
+    if len(groups) == 1:
         whole: Tensor = model(**inputs).last_hidden_state
         return whole
     parts = [_group_states(model, {name: value[rows] for name, value in inputs.items()}) for rows in groups]

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, XLNetLMHeadModel
 
 from common.errors import InputError
 from distill.pretraining.factorization import draw_places, draw_targets, hidden_pairs
-from distill.pretraining.length_groups import fewest_positions, length_groups
+from distill.pretraining.length_groups import batch_groups
 from distill.pretraining.objective import PretrainingObjective, Sequences
 from distill.pretraining.recurrence import Memory, no_memory, two_streams
 from distill.pretraining.settings import PretrainingSettings
@@ -150,10 +150,9 @@ class PermutationObjective(PretrainingObjective):
 
     def _parts(self, batch: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
         """The batch's rows in groups of like length, without the padding that a group does not need."""
-        ids, fewest = batch["input_ids"], fewest_positions(batch["input_ids"].device)
+        ids = batch["input_ids"]
         # A row's place in the batch tells which way it is read.
-        may_part = not self.settings.bidirectional and ids.numel() > fewest
-        groups = length_groups(batch["lengths"].tolist(), fewest) if may_part else []
+        groups = [] if self.settings.bidirectional else batch_groups(batch["lengths"], ids.shape[1])
         if len(groups) < 2:
             yield batch
             return
