@@ -1,4 +1,4 @@
-"""A classifier in the form that exports best: attention as one operator, XLNet's last layer for its last position only.
+"""A classifier in the form that exports best: attention as one operator; XLNet's last layer for the last token only.
 
 Transformers' own attention comes out of the exporter as a dozen operators that no optimizer recognises. Here each call
 becomes `com.microsoft::MultiHeadAttention`, which splits the heads itself and knows padding.

@@ -2,14 +2,15 @@
 
 `fuse` and `unfuse` exchange the classes of the XLNetModel inside any XLNet head and of its attention layers, in place.
 Parameters, state dict, configuration and saved files stay those of the stock model.
-`kernels.xlnet_modules` says what little differs. Dense layers go through `kernels.dense`.
+`kernels.xlnet_attention` says what little differs. Dense layers go through `kernels.dense`.
 """
 
 from torch import nn
 from transformers.models.xlnet.modeling_xlnet import XLNetModel, XLNetRelativeAttention
 
 from kernels.dense import use_dense, use_stock
-from kernels.xlnet_modules import FusedRelativeAttention, FusedXLNetModel
+from kernels.xlnet_attention import FusedRelativeAttention
+from kernels.xlnet_model import FusedXLNetModel
 
 
 def fuse(model: nn.Module) -> nn.Module:

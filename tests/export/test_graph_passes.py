@@ -183,3 +183,19 @@ def test_an_exported_xlnet_computes_its_last_layer_for_one_query(tmp_path: Path)
         if event.get("args", {}).get("op_name") == "Softmax"
     ]
     assert shapes == [[2, 4, 9, 9], [2, 4, 1, 9]]
+
+
+def test_an_exported_xlnet_reads_a_text_alike_on_either_side_of_its_padding(tmp_path: Path) -> None:
+    bundle = export_bundle(tmp_path, "xlnet", INTENTS, "single_label_classification")
+    session = onnxruntime.InferenceSession(bundle / "model.onnx", providers=["CPUExecutionProvider"])
+    ids = np.random.default_rng(0).integers(5, 60, (3, 12))
+
+    def logits(length: int, before: int, after: int) -> NDArray[np.float32]:
+        ones, sides = np.ones((3, length), np.int64), ((0, 0), (before, after))
+        given = {"input_ids": ids[:, :length], "attention_mask": ones, "token_type_ids": ones}
+        (found,) = session.run(["logits"], {name: np.pad(value, sides) for name, value in given.items()})
+        return found
+
+    for length in (1, 5, 12):
+        for before, after in ((3, 0), (0, 3), (2, 4)):
+            np.testing.assert_allclose(logits(length, before, after), logits(length, 0, 0), rtol=0, atol=1e-6)

@@ -288,18 +288,14 @@ def test_packed_texts_need_their_greatest_length():
         fuse(make(XLNetModel))(tokens(batch=1), cu_seq_lens_q=torch.tensor([0, LENGTH]))
 
 
-@pytest.mark.parametrize(
-    "case", ["bare", "segments", "left padding", "clamp_len", "bi_data", "memory", "causal", "causal with memory"]
-)
-def test_the_last_position_alone_is_the_last_of_all(case):
+@pytest.mark.parametrize("case", ["bare", "segments", "left padding", "input_mask", "clamp_len", "causal"])
+def test_the_last_token_alone_is_the_last_of_all(case):
     configuration, arguments = CASES[case]
     model = fuse(make(**configuration))
-    if "mems" in arguments:
-        arguments = arguments | {"mems": memory(model)}
     for length in (LENGTH, 1):
-        given = {n: x[:, -length:] if isinstance(x, Tensor) else x for n, x in arguments.items()} | {"use_mems": False}
+        given = {n: x[:, -length:] for n, x in arguments.items()} | {"use_mems": False}
         model.transformer.last_only = False
-        want, gradients = model(tokens(length), **given).logits, {}
+        want = model(tokens(length), **given).logits
         want.sum().backward()
         gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
         model.zero_grad()
@@ -316,12 +312,33 @@ def test_the_last_position_alone_is_the_last_of_all(case):
         model.zero_grad()
 
 
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("attn_type", ["bi", "uni"])
+def test_the_last_token_alone_does_not_see_where_its_padding_is(attn_type, frozen):
+    model = make(attn_type=attn_type)
+    with torch.no_grad():
+        alone = []
+        for row, keep in zip(tokens(), padding(left=False), strict=True):
+            alone.append(model(row[None, : keep.sum()], token_type_ids=segments()[:1, : keep.sum()]).logits[0])
+        fuse(model).transformer.last_only = True
+        if frozen:
+            freeze_positions(model, LENGTH)
+        for before in (0, 1, 3):
+            given = [nn.functional.pad(x, (before, 1)) for x in (tokens(), padding(left=False), segments())]
+            names = ("input_ids", "attention_mask", "token_type_ids")
+            got = model(**dict(zip(names, given, strict=True)), use_mems=False).logits
+            torch.testing.assert_close(got, torch.stack(alone), rtol=0, atol=1e-5)
+
+
 def test_all_positions_are_computed_where_more_than_the_last_is_asked_for():
     model = fuse(make(XLNetModel, mem_len=6))
     model.last_only = True
     assert model(tokens(), output_hidden_states=True, use_mems=False).last_hidden_state.shape[1] == LENGTH
     assert model(tokens(), use_mems=True).last_hidden_state.shape[1] == LENGTH
     assert model(tokens(), use_mems=False, **permutation()).last_hidden_state.shape[1] == 4
+    assert model(tokens(), use_mems=False, mems=memory(model)).last_hidden_state.shape[1] == LENGTH
+    embedded = model.word_embedding(tokens())
+    assert model(inputs_embeds=embedded, use_mems=False).last_hidden_state.shape[1] == LENGTH
     with torch.no_grad():
         packed = model(tokens(batch=1), cu_seq_lens_q=torch.tensor([0, 4, LENGTH]), max_length_q=5)
     assert packed.last_hidden_state.shape[1] == LENGTH

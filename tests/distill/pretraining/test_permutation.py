@@ -283,12 +283,12 @@ def test_the_embeddings_are_learned_by_the_head_too_and_the_loss_falls(tmp_path:
 
 
 def test_it_runs_on_the_fused_attention(monkeypatch: pytest.MonkeyPatch) -> None:
-    from kernels import xlnet_modules
+    from kernels import xlnet_attention
 
     calls = []
-    attention = xlnet_modules.relative_attention
+    attention = xlnet_attention.relative_attention
     monkeypatch.setattr(
-        xlnet_modules, "relative_attention", lambda *given, **named: calls.append(1) or attention(*given, **named)
+        xlnet_attention, "relative_attention", lambda *given, **named: calls.append(1) or attention(*given, **named)
     )
     objective = _objective()
     assert is_fused(objective.encoder)
