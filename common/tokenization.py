@@ -180,7 +180,7 @@ class TextEncoder:
             max_length=limit if positions is None else min(limit, positions),
             pad_id=pad_id,
             pad_type_id=int(settings.get("pad_token_type_id") or (3 if config.get("model_type") == "xlnet" else 0)),
-            pad_left=settings.get("padding_side", "left" if config.get("model_type") == "xlnet" else "right") == "left",
+            pad_left=pads_left(config.get("model_type"), settings.get("padding_side")),
             cut_left=settings.get("truncation_side") == "left",
         )
 
@@ -278,6 +278,11 @@ class TextEncoder:
             types[row, columns] = text.type_ids
             mask[row, columns] = 1
         return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+
+
+def pads_left(model_type: str | None, padding_side: str | None) -> bool:
+    """Whether texts are padded on the left; XLNet's always, since its head reads the last position."""
+    return model_type == "xlnet" or padding_side == "left"
 
 
 def model_max_length(settings: dict[str, Any], config: dict[str, Any]) -> int:

@@ -15,7 +15,7 @@ from common.errors import InputError, first_line
 from common.files import read_json, write_json
 from common.labels import Task
 from common.progress import say
-from common.tokenization import TextEncoder, max_positions
+from common.tokenization import TextEncoder, max_positions, pads_left
 from distill.sources import Source
 from kernels.dense import use_dense
 from kernels.xlnet import fuse
@@ -115,7 +115,7 @@ def make_encoder(tokenizer: Any, config: Any, max_length: int) -> TextEncoder:
         max_length=min(max_length, limit) if limit else max_length,
         pad_id=tokenizer.pad_token_id or 0,
         pad_type_id=tokenizer.pad_token_type_id,
-        pad_left=tokenizer.padding_side == "left",
+        pad_left=pads_left(config.model_type, tokenizer.padding_side),
         cut_left=tokenizer.truncation_side == "left",
     )
 

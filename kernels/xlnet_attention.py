@@ -70,8 +70,9 @@ class FusedRelativeAttention(XLNetRelativeAttention):
         mems: Tensor | None = None,
         target_mapping: Tensor | None = None,
         output_attentions: bool = False,
+        places: Tensor | None = None,
     ) -> tuple[Any, ...]:
-        """The stock layer's arguments, but for three that FusedXLNetModel gives another form.
+        """The stock layer's arguments, but for three that FusedXLNetModel gives another form, and one more.
 
         Args:
             h: content stream, `[qlen, batch, d_model]`.
@@ -82,10 +83,13 @@ class FusedRelativeAttention(XLNetRelativeAttention):
             mems: `[mlen, batch, d_model]`, or None.
             target_mapping: `[targets, qlen, batch]`, or None.
             output_attentions: True comes from the stock model's forward, with the stock arguments' forms.
+            places: each text's only query, int64 `[batch]`; not with `g`, memory, packed texts or two groups in `r`.
 
         Returns:
-            The two streams' outputs, the second None without `g`.
+            The two streams' outputs, the second None without `g`; with `places` the first is `[1, batch, d_model]`.
         """
+        if places is not None:
+            return self._at_places(h, places, attn_mask_h, r, seg_mat), None
         if output_attentions:
             return super().forward(h, g, attn_mask_h, attn_mask_g, r, seg_mat, mems, target_mapping, True)
         keys = torch.cat([mems, h]) if mems is not None and mems.dim() > 1 else h
@@ -122,19 +126,10 @@ class FusedRelativeAttention(XLNetRelativeAttention):
         attended = torch.einsum("lbnd,mlb->mbnd", attend(queries, attn_mask_g, False), target_mapping)
         return out_h, self.post_attention(g, attended)
 
-    def at_places(
+    def _at_places(
         self, h: Tensor, places: Tensor, mask: Tensor | None, r: Tensor | None, segments: tuple[Tensor, Tensor] | None
     ) -> Tensor:
-        """The content stream's output for one query of each text, without memory.
-
-        Args:
-            h: `[length, batch, d_model]`.
-            places: each text's query, int64 `[batch]`.
-            mask, r, segments: as `attn_mask_h`, `r` of one group and `seg_mat` of `forward`.
-
-        Returns:
-            `[1, batch, d_model]`.
-        """
+        """The content stream's output for one query of each text, `[1, batch, d_model]`; arguments as `forward`'s."""
         length, batch = h.shape[:2]
         positions = self.frozen_for(length, length) if r is None else self._project(r.to(self.r.dtype), self.r)
         assert positions is not None

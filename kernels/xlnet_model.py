@@ -61,10 +61,11 @@ class FusedXLNetModel(XLNetModel):
         others = (mems, perm_mask, target_mapping, inputs_embeds, kwargs.get("cu_seq_lens_q"))
         places = None
         if self.last_only and not (use_mems or keep_hidden or self.bi_data) and all(x is None for x in others):
-            visible = attention_mask if input_mask is None else input_mask < 1
-            input_ids, token_type_ids, attention_mask = _text_first(input_ids, token_type_ids, visible)
-            places = (torch.arange(input_ids.shape[1], device=input_ids.device) * (attention_mask > 0)).amax(dim=1)
-            input_mask = None
+            if attention_mask is not None:
+                input_mask = attention_mask.float() < 1
+            input_ids, token_type_ids, visible = _text_first(input_ids, token_type_ids, input_mask)
+            places = (torch.arange(input_ids.shape[1], device=input_ids.device) * visible).amax(dim=1)
+            attention_mask, input_mask = visible, None
         embedded = self.word_embedding(input_ids) if inputs_embeds is None else inputs_embeds
         h = self.dropout(embedded.transpose(0, 1))
         qlen, batch = h.shape[:2]
@@ -96,7 +97,7 @@ class FusedXLNetModel(XLNetModel):
                 new_mems.append(self.cache_mem(h, memory))
             hidden += [h] if g is None else [h, g]
             if places is not None and layer is self.layer[-1]:
-                h = layer.ff(layer.rel_attn.at_places(h, places, mask, positions, segments))
+                h = layer.ff(layer.rel_attn(h, None, mask, None, positions, segments, places=places)[0])
                 break
             h, g = layer(h, g, mask, mask, positions, segments, mems=memory, target_mapping=target_mapping)[:2]
         hidden += [h] if g is None else [h, g]
@@ -160,15 +161,18 @@ class FusedXLNetModel(XLNetModel):
 
 
 def _text_first(
-    input_ids: Tensor, token_type_ids: Tensor | None, visible: Tensor | None
+    input_ids: Tensor, token_type_ids: Tensor | None, padding: Tensor | None
 ) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Ids, segments and mask with the padding behind the text, `[batch, length]` each.
+    """Ids, segments and what is visible with the padding behind the text, `[batch, length]` each.
 
     The sums of an attention then begin with the text: padding, of which they are full of zeros, moves none of them.
+
+    Args:
+        padding: as `input_mask`.
     """
-    if visible is None:
-        return input_ids, token_type_ids, torch.ones_like(input_ids)
-    length = input_ids.shape[1]
+    if padding is None:
+        return input_ids, token_type_ids, torch.ones_like(input_ids, dtype=torch.bool)
+    visible, length = padding < 1, input_ids.shape[1]
     start = (visible.cumsum(dim=1) == 0).sum(dim=1, keepdim=True)
     order = start + torch.arange(length, device=input_ids.device)
     order = torch.where(order < length, order, order - length)
