@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from benchmarks.studies.pkd.plan import DEPTHS, PUBLIC_TEACHER
 from benchmarks.studies.pkd.summary import Contest, TaskSummary, contest
+from distill.settings import TrainingSettings
 
 HELD, MISSED, OPEN, WEAK = "held", "missed", "open", "weak teacher"
 ONE_SEED = "one seed"
@@ -47,6 +48,11 @@ def seed_counts(made: Contest) -> str:
     return str(few) if few == many else f"{few} to {many}"
 
 
+def budget(training: TrainingSettings) -> str:
+    """`8 epochs, 0.0001, batch 16`: epochs, learning rate and rows a batch."""
+    return f"{training.epochs} epochs, {training.learning_rate:g}, batch {training.batch_size}"
+
+
 def conclusions(tasks: Sequence[TaskSummary]) -> Iterator[str]:
     """One sentence for each question of the study."""
     for depth in DEPTHS:
@@ -71,6 +77,13 @@ def conclusions(tasks: Sequence[TaskSummary]) -> Iterator[str]:
             f"**Weak teachers**: those of {', '.join(weak)} are not told apart from always giving the commonest label; "
             "their students prove nothing, and are in no mean over tasks."
         )
+    for task in tasks:
+        if (tried := task.better_tried) is not None:
+            own, other = task.chosen_on(task.teachers[tried.seed]), budget(TrainingSettings(**tried.settings))
+            yield (
+                f"**{task.plan.name}'s settings are not the best that were tried**: on the held-out part {other} give "
+                f"a teacher of {task.chosen_on(tried):.4f}, the plan's {own:.4f} with the same seed."
+            )
     few = [
         task.plan.name
         for task in tasks

@@ -78,6 +78,18 @@ class TaskSummary:
         """Whether the teachers are not told apart from always giving the commonest label."""
         return self.lead is not None and self.lead.mean.low <= self.commonest
 
+    @property
+    def better_tried(self) -> StudyRow | None:
+        """The teacher with other settings that the held-out part likes best, where it likes it more than the plan's of
+        that seed."""
+        own = {seed: self.chosen_on(row) for seed, row in self.teachers.items()}
+        better = [row for row in self.tried if row.seed in own and self.chosen_on(row) > own[row.seed]]
+        return max(better, key=self.chosen_on, default=None)
+
+    def chosen_on(self, teacher: StudyRow) -> float:
+        """A teacher's metric on the part held out of train."""
+        return (teacher.chosen_on or {})[self.plan.metric]
+
     def kept(self, layers: int, method: str) -> Interval | None:
         """The share of its teacher's metric; None where there is no such student, or a share means nothing."""
         runs = self.students.get((layers, method))

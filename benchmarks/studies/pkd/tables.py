@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean
 
-from benchmarks.studies.pkd.conclusions import contests_of, seed_counts, target_verdict, verdict
+from benchmarks.studies.pkd.conclusions import budget, contests_of, seed_counts, target_verdict, verdict
 from benchmarks.studies.pkd.plan import CONTROLS, DEPTHS, METHODS, PAPER_KEPT, PUBLIC_TEACHER, TEACHER_LAYERS
 from benchmarks.studies.pkd.summary import CONTESTS, TaskSummary
 from common.statistics import Interval, holm
@@ -31,10 +31,10 @@ def teachers(tasks: Sequence[TaskSummary]) -> Iterator[str]:
         name, metric = task.plan.name, task.plan.metric
         own = [_NONE] * 3
         if task.lead is not None:
-            chosen_on = fmean((row.chosen_on or {})[metric] for row in task.teachers.values())
+            chosen_on = fmean(map(task.chosen_on, task.teachers.values()))
             mean = f"{_interval(task.lead.mean, '.4f')} {len(task.teachers)}×"
             own = [mean, f"{task.commonest:.4f}", f"{chosen_on:.4f}"]
-        yield _row(name, metric, *own, _budget(task.plan.training), "; ".join(_tried(task)) or _NONE)
+        yield _row(name, metric, *own, budget(task.plan.training), "; ".join(_tried(task)) or _NONE)
     name, public = PUBLIC_TEACHER
     yield ""
     yield (
@@ -142,16 +142,12 @@ def _tried(task: TaskSummary) -> Iterator[str]:
     known = {TrainingSettings(**row.settings): row.chosen_on or {} for row in task.tried}
     for training in {**dict.fromkeys(task.plan.tried), **known}:
         chosen_on = known.get(training, {}).get(task.plan.metric)
-        yield f"{_budget(training)}: {'not run yet' if chosen_on is None else f'{chosen_on:.4f}'}"
+        yield f"{budget(training)}: {'not run yet' if chosen_on is None else f'{chosen_on:.4f}'}"
 
 
 def _seeds(seeds: Sequence[int]) -> str:
     whole = len(seeds) > 1 and seeds[-1] - seeds[0] == len(seeds) - 1
     return f"{seeds[0]}–{seeds[-1]}" if whole else ", ".join(map(str, seeds)) or _NONE
-
-
-def _budget(training: TrainingSettings) -> str:
-    return f"{training.epochs} epochs, {training.learning_rate:g}, batch {training.batch_size}"
 
 
 def _interval(interval: Interval, form: str, *, scale: float = 1) -> str:

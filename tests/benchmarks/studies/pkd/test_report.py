@@ -106,6 +106,18 @@ def test_means_shares_and_differences(tables: Tables) -> None:
     assert len(task.missing) == len(ORDER) - 4
 
 
+def test_settings_that_the_held_out_part_likes_better_are_named(tables: Tables) -> None:
+    tried = [
+        replace(row, settings=row.settings | {"learning_rate": rate}, chosen_on={"accuracy": value})
+        for row, rate, value in zip([row_of(tables, 8)] * 3, (1e-5, 2e-5, 3e-5), (0.75, 0.9, 0.8), strict=True)
+    ]
+    assert not any("settings" in sentence for sentence in conclusions([summed(tables, [*leads(tables), tried[0]])]))
+    (sentence,) = (each for each in conclusions([summed(tables, leads(tables) + tried)]) if "settings" in each)
+    assert "2e-05" in sentence
+    assert "0.9000" in sentence
+    assert "0.7500" in sentence
+
+
 def test_in_a_mean_over_tasks_each_weighs_the_same(tables: Tables) -> None:
     # Three rows better with each of two seeds, and six with one.
     two = [*leads(tables), *(row_of(tables, n, name, s) for name, n in (("kd", 10), ("best", 7)) for s in (0, 1))]
