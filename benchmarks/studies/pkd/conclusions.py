@@ -79,10 +79,10 @@ def conclusions(tasks: Sequence[TaskSummary]) -> Iterator[str]:
         )
     for task in tasks:
         if (tried := task.better_tried) is not None:
-            own, other = task.chosen_on(task.teachers[tried.seed]), budget(TrainingSettings(**tried.settings))
+            used, other = task.chosen_on(task.teachers[tried.seed]), budget(TrainingSettings(**tried.settings))
             yield (
                 f"**{task.plan.name}'s settings are not the best that were tried**: on the held-out part {other} give "
-                f"a teacher of {task.chosen_on(tried):.4f}, the plan's {own:.4f} with the same seed."
+                f"a teacher of {task.chosen_on(tried):.4f}, the plan's {used:.4f} with the same seed."
             )
     few = [
         task.plan.name
