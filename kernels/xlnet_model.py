@@ -58,21 +58,18 @@ class FusedXLNetModel(XLNetModel):
             use_mems = config.use_mems_train if self.training else config.use_mems_eval
         keep_hidden = config.output_hidden_states if output_hidden_states is None else output_hidden_states
 
+        if attention_mask is not None:
+            input_mask = attention_mask.float() < 1
         others = (mems, perm_mask, target_mapping, inputs_embeds, kwargs.get("cu_seq_lens_q"))
         places = None
         if self.last_only and not (use_mems or keep_hidden or self.bi_data) and all(x is None for x in others):
-            if attention_mask is not None:
-                input_mask = attention_mask.float() < 1
-            input_ids, token_type_ids, visible = _text_first(input_ids, token_type_ids, input_mask)
-            places = (torch.arange(input_ids.shape[1], device=input_ids.device) * visible).amax(dim=1)
-            attention_mask, input_mask = visible, None
+            input_ids, token_type_ids, input_mask = _text_first(input_ids, token_type_ids, input_mask)
+            places = (torch.arange(input_ids.shape[1], device=input_ids.device) * ~input_mask).amax(dim=1)
         embedded = self.word_embedding(input_ids) if inputs_embeds is None else inputs_embeds
         h = self.dropout(embedded.transpose(0, 1))
         qlen, batch = h.shape[:2]
         memories = [None] * len(self.layer) if mems is None else mems
         mlen = 0 if memories[0] is None else memories[0].shape[0]
-        if attention_mask is not None:
-            input_mask = attention_mask.float() < 1
         mask = self._mask(input_mask, perm_mask, qlen, mlen)
         segments = None
         if token_type_ids is not None:
@@ -163,7 +160,7 @@ class FusedXLNetModel(XLNetModel):
 def _text_first(
     input_ids: Tensor, token_type_ids: Tensor | None, padding: Tensor | None
 ) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Ids, segments and what is visible with the padding behind the text, `[batch, length]` each.
+    """Ids, segments and padding (bool), moved behind the text, `[batch, length]` each.
 
     The sums of an attention then begin with the text: padding, of which they are full of zeros, moves none of them.
 
@@ -171,13 +168,13 @@ def _text_first(
         padding: as `input_mask`.
     """
     if padding is None:
-        return input_ids, token_type_ids, torch.ones_like(input_ids, dtype=torch.bool)
-    visible, length = padding < 1, input_ids.shape[1]
-    start = (visible.cumsum(dim=1) == 0).sum(dim=1, keepdim=True)
+        return input_ids, token_type_ids, torch.zeros_like(input_ids, dtype=torch.bool)
+    padding, length = padding > 0, input_ids.shape[1]
+    start = ((~padding).cumsum(dim=1) == 0).sum(dim=1, keepdim=True)
     order = start + torch.arange(length, device=input_ids.device)
     order = torch.where(order < length, order, order - length)
     segments = None if token_type_ids is None else token_type_ids.gather(1, order)
-    return input_ids.gather(1, order), segments, visible.gather(1, order)
+    return input_ids.gather(1, order), segments, padding.gather(1, order)
 
 
 # `save_pretrained` writes the class name into config.json, where only transformers' own name is of use.
