@@ -131,8 +131,15 @@ def _thresholds(scores: NDArray[np.floating], truth: NDArray[np.float64]) -> lis
         f1[:-1][ranked[:-1] == ranked[1:]] = 0  # no threshold parts equal scores
         last = int(f1.argmax())
         following = ranked[last + 1] if last + 1 < len(ranked) else 0.0
-        found.append(round(float(np.clip((ranked[last] + following) / 2, *_THRESHOLD_RANGE)), 4))
+        found.append(_between(float(following), float(ranked[last])))
     return found
+
+
+def _between(below: float, above: float) -> float:
+    """The middle in the fewest digits, four at least, that leave each score on its side."""
+    middle = float(np.clip((below + above) / 2, *_THRESHOLD_RANGE))
+    rounded = (round(middle, digits) for digits in range(4, 9))
+    return next((value for value in rounded if below < np.float32(value) <= above), middle)
 
 
 def _truth(targets: NDArray[Any], task: Task) -> NDArray[np.float64]:

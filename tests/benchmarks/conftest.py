@@ -8,12 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from common.examples import BY_USUAL_NAMES, read_examples
 from common.tokenization import TextEncoder
 from demo.messages import DEV
 from export.bundle import Bundle
+from tests.conftest import word_pieces
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 MAX_LENGTH = 64
@@ -26,12 +27,13 @@ def messages() -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def tokenizer(messages: list[str]) -> Tokenizer:
-    """A WordPiece tokenizer trained on the messages."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+def tokenizer() -> Tokenizer:
+    """A WordPiece tokenizer of the messages."""
+    vocabulary = {token: number for number, token in enumerate([*SPECIAL, *word_pieces(600 - len(SPECIAL))])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.train_from_iterator(messages, trainers.WordPieceTrainer(vocab_size=600, special_tokens=SPECIAL))
+    tokenizer.add_special_tokens(SPECIAL)
     marks = [(mark, tokenizer.token_to_id(mark)) for mark in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=marks

@@ -125,6 +125,17 @@ def test_thresholds_are_the_best_there_are() -> None:
     assert found.f1_after > found.f1_before + 0.05
 
 
+def test_thresholds_part_scores_that_lie_close_together() -> None:
+    draw = np.random.default_rng(3)
+    logits = draw.normal(size=(200, 3), scale=1e-4).astype(np.float32) - np.array([0.5, 1, 2], np.float32)
+    truth = (logits > np.quantile(logits, 0.75, axis=0)).astype(np.float32)
+    found = calibrate(logits, truth, SEVERAL, DATA, seed=0)
+    assert found is not None
+    assert found.thresholds is not None
+    scores = activate(logits, MULTI_LABEL, found.temperature)
+    np.testing.assert_array_equal(scores >= np.array(found.thresholds, np.float32), truth > 0)
+
+
 def test_thresholds_that_do_not_help_are_not_kept() -> None:
     draw = np.random.default_rng(1)
     truth = (draw.random((60, 3)) < 0.5).astype(np.float32)
