@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import PurePosixPath
 from typing import Any
@@ -30,11 +30,17 @@ LABEL_NAMES = ("label", "labels", "intent", "category")
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns hold what; None is found by the usual names, or is absent."""
+    """Which columns hold what; None is found by the usual names, or is absent.
+
+    Attributes:
+        late_pair: what the pair column is called where the first row, which names the columns, had none: a row of JSON
+            Lines may still have one.
+    """
 
     text: str | None = None
     pair: str | None = None
     label: str | None = None
+    late_pair: str | None = field(default=None, compare=False)
 
     def found_in(self, columns: Sequence[str], place: str, *, need_label: bool) -> Columns:
         """These columns with the unnamed ones found among a table's.
@@ -62,12 +68,16 @@ class Columns:
             raise InputError(f"the column '{shown(label)}' cannot hold both text and label")
         if label is None and need_label:
             raise InputError(f"{place} has no label column: name it with --label-column; it has: {names}")
-        return Columns(text, pair, label)
+        late_pair = dict(PAIR_NAMES).get(text) if self.text is None and pair is None else None
+        return Columns(text, pair, label, late_pair)
 
     def text_of(self, row: dict[str, Any]) -> Text:
         """The row's text, or its pair of texts, unchecked."""
         assert self.text is not None
-        return row.get(self.text) if self.pair is None else (row.get(self.text), row.get(self.pair))  # type: ignore[return-value]
+        text, pair = row.get(self.text), self.pair
+        if pair is None and self.late_pair is not None and row.get(self.late_pair) is not None:
+            pair = self.late_pair
+        return text if pair is None else (text, row.get(pair))  # type: ignore[return-value]
 
 
 BY_USUAL_NAMES = Columns()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,13 @@ class Task:
             raise InputError(f"problem_type is '{self.problem_type}', not one of {', '.join(PROBLEM_TYPES)}")
         if len(set(self.labels)) != len(self.labels) or not self.labels:
             raise InputError(f"labels must be distinct and at least one, not {list(self.labels)}")
+        if self.problem_type == MULTI_LABEL:
+            for label in self.labels:
+                if split_labels(label) != [label]:
+                    raise InputError(
+                        f"no table could hold the label '{shown(label)}' of texts that may have several: "
+                        f"'{SEPARATOR}' separates labels, and blanks around one do not count; rename it in id2label"
+                    )
         if self.thresholds and (
             self.problem_type != MULTI_LABEL
             or len(self.thresholds) != len(self.labels)
@@ -89,7 +96,7 @@ class Task:
             )
         targets = np.zeros((len(values), len(self.labels)), np.float32)
         for row, (value, place) in enumerate(zip(values, places, strict=True)):
-            for label in split_labels(value):
+            for label in named_labels(value, self.labels):
                 targets[row, _index(label, index, place)] = 1.0
         return targets
 
@@ -97,6 +104,17 @@ class Task:
 def split_labels(value: str) -> list[str]:
     """The labels of one multi-label value; an empty value has none."""
     return [label.strip() for label in value.split(SEPARATOR) if label.strip()]
+
+
+def named_labels(value: str, known: Collection[str]) -> list[str]:
+    """The labels of one multi-label value; of a model with a single label, 1 says that it holds and 0 that it does not.
+
+    Args:
+        known: the model's labels.
+    """
+    if len(known) == 1 and value in ("0", "1") and value not in known:
+        return [*known] * int(value)
+    return split_labels(value)
 
 
 def activate(logits: NDArray[np.floating], problem_type: str, temperature: float = 1.0) -> NDArray[np.float32]:
@@ -125,7 +143,9 @@ def _index(label: str, index: dict[str, int], place: str) -> int:
     position = index.get(label, index.get(f"LABEL_{label}"))
     if position is None:
         known = shown(", ".join(list(index)[:8]), 100) + (", …" if len(index) > 8 else "")
-        raise InputError(f"{place}: the label '{shown(label)}' is not one of the model's {len(index)} ({known})")
+        hint = ": one that holds (1) or not (0); of a model whose answer is a number, the config.json must say so"
+        hint = f'{hint} ("problem_type": "{REGRESSION}")' if len(index) == 1 else ""
+        raise InputError(f"{place}: the label '{shown(label)}' is not one of the model's {len(index)} ({known}){hint}")
     return position
 
 
@@ -137,6 +157,6 @@ def _number(value: str, place: str) -> float:
     # Python reads 1_000 as a number; a table that holds it means something else.
     if math.isnan(number) or "_" in value:
         raise InputError(f"{place}: the label '{shown(value)}' is not a number")
-    if abs(number) > np.finfo(np.float32).max:
+    if abs(number) > float(np.finfo(np.float32).max):
         raise InputError(f"{place}: the label '{shown(value)}' is out of range")
     return number

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import json
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.errors import InputError, first_line, shown
+from common.examples import as_label
 from common.tables import Chunk
 
 # In formats of record batches, where a file's rows lie in groups: of so many rows or bytes, whichever comes first.
@@ -48,6 +50,8 @@ class TableWriter:
         format: one of `common.tables.FORMATS`' values.
         compression: 'gzip' or 'zstd', of text formats; the others compress their columns themselves.
         schema: the types of the input's columns, where it has types.
+        labels: of the input's columns the one with labels: where the format has no lists, several are written as
+            `a|b`, which every command reads, and not as JSON.
         metadata: kept with the added columns, where the format has a place for it.
 
     Raises:
@@ -59,6 +63,7 @@ class TableWriter:
     format: str
     compression: str | None = None
     schema: pa.Schema | None = None
+    labels: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -96,7 +101,8 @@ class TableWriter:
             if self.format == "jsonl":
                 lines.append(json_text({**row, **new}, f"row {number}") + "\n")
             else:
-                lines.append(self._line([*(row.get(name) for name in self.columns), *new.values()], number))
+                kept = (self._in_text(name, row.get(name)) for name in self.columns)
+                lines.append(self._line([*kept, *new.values()], number))
         return self._packed("".join(lines))
 
     def join(self, parts: Iterable[bytes], file: BinaryIO) -> None:
@@ -158,9 +164,15 @@ class TableWriter:
 
     def _strings(self, chunk: Chunk, name: str) -> list[str | None]:
         return [
-            None if row.get(name) is None else _as_text(row[name], f"row {number}")
+            None if row.get(name) is None else _as_text(self._in_text(name, row[name]), f"row {number}")
             for number, row in zip(chunk.numbers, chunk.rows, strict=True)
         ]
+
+    def _in_text(self, name: str, value: Any) -> Any:
+        if name == self.labels and isinstance(value, list):
+            with contextlib.suppress(InputError):
+                return as_label(value)
+        return value
 
     def _check_columns(self, row: dict[str, Any], place: str) -> None:
         if row.keys() == self._names:

@@ -134,7 +134,7 @@ def adopt(
             not_run=["cuda"] if precision == FP16 and graph.device != "cuda" else [],
         )
         finish_bundle(manifest, task, staging)
-    say_result(manifest, output)
+    say_result(manifest, task, output)
     return manifest
 
 

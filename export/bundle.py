@@ -175,7 +175,7 @@ def _read_manifest(path: Path) -> Manifest:
         if proof := values.get("precision_proof"):
             attempts = [Attempt(**attempt) for attempt in proof["tried"]]
             values["precision_proof"] = PrecisionProof(**{**proof, "tried": attempts})
-        if calibration := values.get("calibration"):
+        if (calibration := values.get("calibration")) is not None:
             values["calibration"] = Calibration(**calibration)
         return Manifest(**values)
     except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from common.labels import Task
+from common.labels import REGRESSION, Task
 from export.bundle import Manifest
 from export.proofs import Attempt, Calibration
 from export.reliability import RELIABILITY_FILE
@@ -58,11 +58,11 @@ def _card(manifest: Manifest, task: Task) -> str:
         "",
         "## Verification",
         "",
-        _verified(manifest),
+        _verified(manifest, task),
         "",
         *(["The epoch of the metric above was picked by that same metric.", ""] if made.get("method") else []),
         *(f"Not run on {device}: the checks ran on {manifest.verification.device}.\n" for device in manifest.not_run),
-        *_precision(manifest),
+        *_precision(manifest, task),
         *_calibration(manifest),
         "## Contents",
         "",
@@ -81,7 +81,7 @@ def _card(manifest: Manifest, task: Task) -> str:
     return "\n".join(lines)
 
 
-def _verified(manifest: Manifest) -> str:
+def _verified(manifest: Manifest, task: Task) -> str:
     proof = manifest.verification
     where = f"on {proof.texts} texts of {proof.data['name']} in {proof.shapes} shapes of batch and length"
     alone = f"A text's scores alone and in a batch differ by at most {proof.batch_shift:.2e}."
@@ -89,21 +89,25 @@ def _verified(manifest: Manifest) -> str:
     which = "The float32 graph" if lowered else "The ONNX model"
     if proof.max_difference is None:
         return f"{which} came without the PyTorch model, so it was compared with itself {where}. {alone}"
+    numbers = task.problem_type == REGRESSION
+    # Where a number is larger than 1.
+    same = " (of numbers above 1, in proportion)" if numbers else " and every label is the same"
     text = (
         f"{which} was compared with the PyTorch model {where}, on {proof.device}: the logits differ by at most "
-        f"{proof.max_difference:.2e} and every label is the same. {alone}"
+        f"{proof.max_difference:.2e}{same}. {alone}"
     )
     if proof.weights_difference is not None:
-        text += f" The weights in the bundle give logits within {proof.weights_difference:.2e}, and the same labels."
+        text += f" The weights in the bundle give logits within {proof.weights_difference:.2e}"
+        text += "." if numbers else ", and the same labels."
     return text
 
 
-def _precision(manifest: Manifest) -> list[str]:
+def _precision(manifest: Manifest, task: Task) -> list[str]:
     """What the lower precision costs, and everything that was tried."""
     proof = manifest.precision_proof
     if proof is None:
         return []
-    lines = ["## Precision", ""]
+    lines, numbers = ["## Precision", ""], task.problem_type == REGRESSION
     if proof.precision != "fp32":
         lines += [
             "| | float32 | " + proof.precision + " |",
@@ -111,10 +115,10 @@ def _precision(manifest: Manifest) -> list[str]:
             f"| {proof.metric} on {proof.data['name']} ({proof.data['rows']:,} rows) | {proof.fp32_value:.4f} | "
             f"{proof.value:.4f} |",
             f"| bytes of the graph | {proof.fp32_bytes:,} | {proof.bytes:,} |",
-            f"| same label as float32 | | {100 * proof.agreement:.2f} % |",
+            *([] if numbers else [f"| same label as float32 | | {100 * proof.agreement:.2f} % |"]),
             f"| scores differ from float32's by at most | | {proof.max_score_difference:.4f} |",
             f"| scores alone and in the batches tried differ by at most | | {proof.batch_shift:.1e} |",
-            f"| labels that differ alone and in those batches | | {proof.flips} |",
+            *([] if numbers else [f"| labels that differ alone and in those batches | | {proof.flips} |"]),
             "",
         ]
         if proof.weight_bits:
@@ -139,10 +143,12 @@ def _fitted(found: Calibration) -> str:
     data = found.data["name"]
     if found.temperature == 1 and not found.thresholds:
         return f"No temperature fitted on {data} helps on rows that the fit did not see: the logits stay as they are."
-    limits = " and each label has a threshold of its own" if found.thresholds else ""
+    fitted = [] if found.temperature == 1 else [f"logits are divided by {found.temperature:g}"]
+    fitted += [f"{found.own_thresholds} have a threshold of their own"] if found.thresholds else []
+    told = " and ".join(fitted)
     return (
-        f"Logits are divided by {found.temperature:g}{limits}, fitted on {data}. The figures after it are of rows that "
-        f"the fit did not see ({found.folds} folds)."
+        f"{told[0].upper()}{told[1:]}, fitted on {data}. The figures after it are of rows that the fit did not see "
+        f"({found.folds} folds)."
     )
 
 

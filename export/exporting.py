@@ -14,7 +14,7 @@ import onnxruntime
 from common.errors import InputError
 from common.examples import BY_USUAL_NAMES, Columns, Examples, read_examples
 from common.files import check_output, staged_directory
-from common.labels import Task
+from common.labels import MULTI_LABEL, REGRESSION, Task
 from common.progress import say, working
 from common.tokenization import model_max_length
 from distill.models import (
@@ -69,6 +69,11 @@ def export(
     source = find_model(str(model_dir))
     config = load_config(source)
     task = Task.from_config(config.to_dict())
+    if task.problem_type == MULTI_LABEL and not config.problem_type:
+        say(
+            f"{source.name} has one output and no problem_type: its sigmoid is taken for a label's probability. "
+            f'If it answers with a number, its config.json must say "problem_type": "{REGRESSION}"'
+        )
     set_task(config, task)
     examples = read_examples(checked_on, columns, split="validation", need_label=settings.labelled)
     check_texts(examples)
@@ -118,8 +123,11 @@ def export(
                 rows.encoded, doing="calibrating"
             )
             calibration = rows.calibration(logits)
-            if record is None or rows.metric != record["metric"]:
-                measured = rows.measured(logits, Served.by(task, calibration), precision)
+            served = Served.by(task, calibration)
+            # Training measured at one half each.
+            if record is None or rows.metric != record["metric"] or served.task.thresholds:
+                teacher = measured.get("teacher_value") if record and rows.metric == record["metric"] else None
+                measured = {**rows.measured(logits, served, precision), "teacher_value": teacher}
         save_tokenizer(tokenizer, staging, encoder.max_length)
         manifest = Manifest(
             name=output.resolve().name,
@@ -143,7 +151,7 @@ def export(
             not_run=["cuda"] if precision == FP16 and graph.device != "cuda" else [],
         )
         finish_bundle(manifest, task, staging)
-    say_result(manifest, output)
+    say_result(manifest, task, output)
     return manifest
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from common.labels import Task
+from common.labels import REGRESSION, Task
 from common.progress import say
 from export.bundle import Manifest
 from export.card import write_card
@@ -20,12 +20,13 @@ def finish_bundle(manifest: Manifest, task: Task, staging: Path) -> None:
     manifest.write(staging)
 
 
-def say_result(manifest: Manifest, output: Path) -> None:
+def say_result(manifest: Manifest, task: Task, output: Path) -> None:
     """What was proved, in a few lines."""
     checked = manifest.verification
     agree = "scores alone and in a batch" if checked.max_difference is None else "logits"
     by = checked.batch_shift if checked.max_difference is None else checked.max_difference
-    say(f"Verified on {checked.texts} texts in {checked.shapes} shapes: {agree} within {by:.1e}, same labels.")
+    same = "" if task.problem_type == REGRESSION else ", same labels"
+    say(f"Verified on {checked.texts} texts in {checked.shapes} shapes: {agree} within {by:.1e}{same}.")
     proof, calibration = manifest.precision_proof, manifest.calibration
     if proof is not None and proof.precision == FP32:
         say("No lower precision is faster and passes: float32 it is.")
@@ -41,12 +42,17 @@ def say_result(manifest: Manifest, output: Path) -> None:
             say(f"Kept in float32: {', '.join(proof.kept)}.")
     for device in manifest.not_run:
         say(f"Not run on {device}: the checks ran on {checked.device}.")
-    if calibration is not None and calibration.temperature == 1 and not calibration.thresholds:
+    if calibration is not None and calibration.temperature == 1:
         say(f"Calibration error {100 * calibration.ece_before:.1f} %; no temperature makes it less on unseen rows.")
     elif calibration is not None:
         say(
             f"Temperature {calibration.temperature:.2f}: calibration error {100 * calibration.ece_before:.1f} % "
             f"before, {100 * calibration.ece_after:.1f} % after."
+        )
+    if calibration is not None and calibration.thresholds:
+        say(
+            f"A threshold of its own for {calibration.own_thresholds}: micro-F1 {calibration.f1_before:.4f} at one "
+            f"half, {calibration.f1_after:.4f} at them on rows that the fit did not see."
         )
     size = sum(file.stat().st_size for file in output.iterdir())
     say(f"{size / 1e6:.1f} MB written to {output}")

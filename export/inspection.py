@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from common.files import read_json
+from common.labels import REGRESSION, Task
 from common.progress import console, say
 from export.bundle import MANIFEST_FILE, Bundle, Manifest
 
@@ -24,7 +25,7 @@ def inspect(path: Path, *, as_json: bool = False) -> None:
         console.print_json(data=read_json(path / MANIFEST_FILE))
         return
     table = Table(show_header=False, box=None, pad_edge=False)
-    for name, value in (*_origin(bundle), *_proofs(bundle.manifest), *_contents(bundle.manifest)):
+    for name, value in (*_origin(bundle), *_proofs(bundle.manifest, bundle.task), *_contents(bundle.manifest)):
         table.add_row(name, Text(value))
     console.print(table)
     say(f"All {len(bundle.manifest.files)} files match their hashes.")
@@ -53,7 +54,7 @@ def _origin(bundle: Bundle) -> Iterator[tuple[str, str]]:
         yield f"{measured['metric']} on {measured['split']}{other}", f"{measured['value']:.4f}{against}"
 
 
-def _proofs(manifest: Manifest) -> Iterator[tuple[str, str]]:
+def _proofs(manifest: Manifest, task: Task) -> Iterator[tuple[str, str]]:
     checked = manifest.verification
     logits = "" if checked.max_difference is None else f"logits within {checked.max_difference:.1e}, "
     yield (
@@ -65,10 +66,13 @@ def _proofs(manifest: Manifest) -> Iterator[tuple[str, str]]:
         yield "weights", f"in the bundle: logits within {checked.weights_difference:.1e}"
     proof = manifest.precision_proof
     if proof is not None and proof.precision != "fp32":
+        same = f"{100 * proof.agreement:.1f} % same labels"
+        if task.problem_type == REGRESSION:
+            same = f"numbers within {proof.max_score_difference:.4f}"
         yield (
             f"{proof.precision} against fp32",
             f"{proof.metric} {proof.value:.4f} and {proof.fp32_value:.4f} on {proof.data['name']}, "
-            f"{100 * proof.agreement:.1f} % same labels, {100 * proof.bytes / proof.fp32_bytes:.0f} % of the bytes, "
+            f"{same}, {100 * proof.bytes / proof.fp32_bytes:.0f} % of the bytes, "
             f"scores alone and in a batch within {proof.batch_shift:.1e}",
         )
         if proof.weight_bits:
@@ -78,11 +82,12 @@ def _proofs(manifest: Manifest) -> Iterator[tuple[str, str]]:
     for device in manifest.not_run:
         yield f"on {device}", "not run"
     if found := manifest.calibration:
-        limits = ", a threshold for each label" if found.thresholds else ""
+        limits = f", a threshold of its own for {found.own_thresholds}" if found.thresholds else ""
+        f1 = f"; micro-F1 {found.f1_before:.4f} at one half, {found.f1_after:.4f} at them" if found.thresholds else ""
         yield (
             "calibration",
             f"temperature {found.temperature:g}{limits}: error {100 * found.ece_before:.1f} % before, "
-            f"{100 * found.ece_after:.1f} % after; Brier {found.brier_before:.4f}, {found.brier_after:.4f}"
+            f"{100 * found.ece_after:.1f} % after; Brier {found.brier_before:.4f}, {found.brier_after:.4f}{f1}"
             if found.temperature != 1 or found.thresholds
             else f"no temperature helps: error {100 * found.ece_before:.1f} %, Brier {found.brier_before:.4f}",
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from common.labels import MULTI_LABEL_THRESHOLD
+
 
 @dataclass(frozen=True)
 class Verification:
@@ -137,10 +139,19 @@ class Calibration:
     bins_before: list[list[float]]
     bins_after: list[list[float]]
 
+    @property
+    def own_thresholds(self) -> str:
+        """How many labels have another threshold than one half, in words: `6 of 7 labels`."""
+        limits = self.thresholds or []
+        return f"{sum(limit != MULTI_LABEL_THRESHOLD for limit in limits)} of {len(limits)} labels"
+
     def __post_init__(self) -> None:
         """
         Raises:
-            ValueError: the temperature is no number above zero.
+            ValueError: the temperature is no number above zero, or the thresholds are no numbers.
         """
         if not isinstance(self.temperature, (int, float)) or not 0 < self.temperature < float("inf"):
             raise ValueError(f"the temperature must be a number above 0, not {self.temperature!r}")
+        limits = [] if self.thresholds is None else self.thresholds
+        if not isinstance(limits, list) or not all(type(limit) in (int, float) for limit in limits):
+            raise ValueError(f"the thresholds must be a list of numbers, one for each label, not {limits!r}")

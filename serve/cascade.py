@@ -117,13 +117,13 @@ def check_pair(student: Codec, teacher: Codec) -> None:
     Raises:
         InputError: the two do not answer the same question, or answer with numbers, which have no confidence.
     """
+    if student.task.problem_type == teacher.task.problem_type == REGRESSION:
+        raise InputError(f"{student.name} answers with a number, which has no confidence and no agreement")
     if student.task.problem_type != teacher.task.problem_type or set(student.task.labels) != set(teacher.task.labels):
         theirs, ours = (set(codec.task.labels) for codec in (teacher, student))
         odd = sorted(theirs ^ ours)[:3]
         where = f": not in both are {', '.join(odd)}" if odd else ""
         raise InputError(f"the teacher {teacher.name} and the student {student.name} have different labels{where}")
-    if student.task.problem_type == REGRESSION:
-        raise InputError(f"{student.name} answers with a number, which has no confidence and no agreement")
 
 
 def fit_threshold(student: Sequence[Prediction], teacher: Sequence[Prediction], target: float) -> Fit:

@@ -12,7 +12,7 @@ import orjson
 from numpy.typing import NDArray
 
 from common.errors import InputError, shown
-from common.labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Task, activate
+from common.labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Task, activate, split_labels
 from common.tokenization import Text
 
 # Fetches a path of the server by GET: its JSON, or None where it answers with an error.
@@ -57,6 +57,10 @@ class Dialect(Protocol):
     def describe(self, fetch: Fetch) -> dict[str, Any]:
         """What the server tells of its model, by the keys of `models` in `results.json`."""
 
+    def thresholds(self, fetch: Fetch) -> dict[str, float]:
+        """By label, the score from which the server gives it, where texts may have several; empty where that is one
+        half for each, or untold."""
+
 
 @dataclass(frozen=True)
 class Native:
@@ -93,6 +97,15 @@ class Native:
             "sha256": _text(file, "sha256"),
         }
 
+    def thresholds(self, fetch: Fetch) -> dict[str, float]:
+        query = "" if self.model is None else f"?name={quote(self.model)}"
+        told = fetch(f"/v1/model{query}")
+        labels, limits = _in(told, "labels"), _in(_in(_in(told, "manifest"), "calibration"), "thresholds")
+        if not (isinstance(labels, list) and isinstance(limits, list) and len(labels) == len(limits)):
+            return {}
+        pairs = zip(map(str, labels), limits, strict=True)
+        return {label: limit for label, limit in pairs if isinstance(limit, float) and 0 < limit < 1}
+
 
 @dataclass(frozen=True)
 class Predict:
@@ -117,6 +130,9 @@ class Predict:
             "precision": _text(told, "model_dtype"),
             "max_length": _count(told, "max_input_length"),
         }
+
+    def thresholds(self, fetch: Fetch) -> dict[str, float]:  # noqa: ARG002
+        return {}
 
 
 @dataclass(frozen=True)
@@ -169,6 +185,9 @@ class OpenInference:
 
     def describe(self, fetch: Fetch) -> dict[str, Any]:
         return {"name": self.model, "engine": _text(fetch(f"/v2/models/{quote(self.model)}"), "platform")}
+
+    def thresholds(self, fetch: Fetch) -> dict[str, float]:  # noqa: ARG002
+        return {}
 
     def _scores(self, outputs: Sequence[dict[str, Any]], count: int, task: Task) -> list[NDArray[np.float32]]:
         size = count * len(task.labels)
@@ -243,5 +262,7 @@ def _from_string(value: str, task: Task) -> NDArray[np.float32]:
         told = orjson.loads(value)
         entries = told if isinstance(told, list) else [told]
         return _in_order({entry["label"]: entry["score"] for entry in entries}, task)
-    labels = value.split("|") if task.problem_type == MULTI_LABEL else [value]
-    return _in_order(dict.fromkeys(labels, 1.0), task)
+    if task.problem_type != MULTI_LABEL:
+        return _in_order({value: 1.0}, task)
+    labels = split_labels(value)
+    return _in_order(dict.fromkeys(labels, 1.0), task) if labels else np.zeros(len(task.labels), np.float32)

@@ -7,7 +7,7 @@ import http.client
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -20,7 +20,7 @@ from benchmarks.bench.dialects import Dialect, Native, OpenInference, Predict, R
 from benchmarks.servers.connection import Address
 from benchmarks.servers.open_loop import post
 from common.errors import InputError, WorkFailedError, first_line, shown
-from common.labels import Task
+from common.labels import MULTI_LABEL, MULTI_LABEL_THRESHOLD, Task
 from common.tokenization import Text
 
 NATIVE, TEI, OIP = "understudy", "tei", "oip"
@@ -127,6 +127,10 @@ class RemoteModel:
             model.ask(["ready"])
         except RemoteError as error:
             raise InputError(f"{source.url} does not answer in the dialect '{source.dialect}': {error}") from None
+        if task.problem_type == MULTI_LABEL:
+            told = model._dialect.thresholds(model._fetch)
+            limits = tuple(told.get(label, MULTI_LABEL_THRESHOLD) for label in task.labels)
+            model.task = replace(task, thresholds=limits)
         model.requests = 0
         return model
 

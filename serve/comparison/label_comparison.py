@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ from serve.comparison.scored_rows import Answer, check_common_labels, chosen_lab
 # What is counted by label or by kind of flip stays bounded, whatever the files hold.
 MAX_LABELS = 10_000
 MAX_FLIP_KINDS = 10_000
+# Of the sum of a row's probabilities, where they are of one label.
+_ROUNDING = 1e-2
 
 ALL_LABELS = "largest difference over the labels' probabilities"
 SAME_LABEL = "difference of the two scores, where the labels agree"
@@ -131,10 +133,11 @@ class LabelCounts:
             self._kept[name] += name in (b.labels or ("",))
         if not same:
             self._count_flip((as_value(a.labels), as_value(b.labels)))
-        if self._several is None and (len(a.labels) != 1 or len(b.labels) != 1):
+        right = None if label is None else chosen_labels(label, a.scores)
+        if self._several is None and _may_have_several(right or (), a, b):
             self._several = True
-        if label is not None:
-            self._truth.add(chosen_labels(label, a.scores), a.labels, b.labels)
+        if right is not None:
+            self._truth.add(right, a.labels, b.labels)
         shift = _shift(a, b)
         if shift is not None:
             self._shifts.add(shift)
@@ -213,12 +216,12 @@ class _Truth:
         counts["b's right labels"] += len(b & right)
 
     def result(self, *, several: bool) -> Correctness | None:
-        """None where no row has a right answer."""
+        """None where no row has a right answer; without metrics where neither model has any of these."""
         from scipy import stats
 
         counts = self._full + self._empty if several else self._full
         rows, only_a, only_b = counts["rows"], counts["only a right"], counts["only b right"]
-        if not rows:
+        if not rows and not counts["unknown"]:
             return None
         discordant = only_a + only_b
         return Correctness(
@@ -256,7 +259,16 @@ def _shift(a: Answer, b: Answer) -> float | None:
     return abs(a.score - b.score) if a.labels == b.labels else None
 
 
+def _may_have_several(right: Collection[str], a: Answer, b: Answer) -> bool:
+    """Whether a row shows that rows may have several labels: by them, or by probabilities that do not share out 1."""
+    if len(right) > 1 or len(a.labels) != 1 or len(b.labels) != 1:
+        return True
+    return a.scores is not None and abs(sum(a.scores.values()) - 1) > _ROUNDING
+
+
 def _metrics(counts: Counter[str], model: str, several: bool) -> dict[str, float]:
+    if not counts["rows"]:
+        return {}
     exact = (counts["both right"] + counts[f"only {model} right"]) / counts["rows"]
     if not several:
         return {"accuracy": exact}

@@ -126,14 +126,15 @@ def _print_by_label(labels: LabelComparison) -> None:
 
 
 def _print_correctness(correctness: Correctness) -> None:
-    table = _new_table(f"on {correctness.rows:,} labelled rows", right=("A", "B", "B − A"))
-    for name, value in correctness.metrics_a.items():
-        _add_metric(table, name, value, correctness.metrics_b[name])
-    _print(table)
-    say(
-        f"where they differ: A right {correctness.only_a_right:,}, B right {correctness.only_b_right:,}, "
-        f"both wrong {correctness.both_wrong_apart:,} (McNemar's exact p {correctness.p_mcnemar:.3g})"
-    )
+    if correctness.rows:
+        table = _new_table(f"on {correctness.rows:,} labelled rows", right=("A", "B", "B − A"))
+        for name, value in correctness.metrics_a.items():
+            _add_metric(table, name, value, correctness.metrics_b[name])
+        _print(table)
+        say(
+            f"where they differ: A right {correctness.only_a_right:,}, B right {correctness.only_b_right:,}, "
+            f"both wrong {correctness.both_wrong_apart:,} (McNemar's exact p {correctness.p_mcnemar:.3g})"
+        )
     if correctness.unknown_labels:
         say(f"{_counted(correctness.unknown_labels, 'row')} left out, with a label that neither model has")
 

@@ -147,7 +147,9 @@ def _paired(first: _ScoredFile, second: _ScoredFile, numbers: bool, all_scores: 
             raise InputError(f"row {number}: the texts differ: these are scores of different inputs")
         if first.found.label is not None and second.found.label is not None and not _same_label(label, other_label):
             raise InputError(f"row {number}: the labels differ: these are scores of different inputs")
-        yield ScoredRow(number, text, label if first.found.label is not None else other_label, a, b)
+        # A form of text has no other sign for a row without a label than for one that none of the labels fits.
+        labels = [value for file, value in ((first, label), (second, other_label)) if file.found.label is not None]
+        yield ScoredRow(number, text, None if None in labels or not labels else labels[0], a, b)
 
 
 def _same_label(a: str | None, b: str | None) -> bool:
@@ -163,7 +165,7 @@ def _label_form(label: str | None) -> Any:
     except orjson.JSONDecodeError:
         value = label
     # 1.0 and 1; ["a", "b"] and a|b.
-    return as_label(value) if isinstance(value, (int, float, list)) else label
+    return as_label(value) or None if isinstance(value, (int, float, list)) else label
 
 
 def _columns_found(columns: Columns, names: list[str], path: Path | str) -> Columns:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from common.errors import InputError, TextError, shown
 from common.examples import Columns, as_label
-from common.labels import MULTI_LABEL, REGRESSION, split_labels
+from common.labels import MULTI_LABEL, REGRESSION, named_labels, split_labels
 from common.table_sequence import TableSequence
 from common.tables import Row
 from common.tokenization import Text
@@ -127,7 +127,9 @@ def check_common_labels(a: Iterable[str], b: Iterable[str]) -> None:
 
 def chosen_labels(value: str, known: Mapping[str, float] | None) -> frozenset[str]:
     """The labels of one value of a table; a value that is a known label as it stands is not split."""
-    return frozenset([value] if known is not None and value in known else split_labels(value))
+    if known is None:
+        return frozenset(split_labels(value))
+    return frozenset([value] if value in known else named_labels(value, known))
 
 
 def label_of(row: Row, column: str) -> str | None:

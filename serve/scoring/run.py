@@ -101,6 +101,7 @@ def prepare_run(bundle: Bundle, inputs: Inputs, output: Output, settings: ScoreS
         format=output.format,
         compression=output.compression,
         schema=inputs.schema,
+        labels=columns.label,
         metadata={"understudy.bundle": manifest.name, "understudy.bundle_version": manifest.version},
     )
     used = tuple(name for name in (columns.text, columns.pair, columns.label) if name is not None)

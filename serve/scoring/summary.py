@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from common.labels import Task
-from common.metrics import Tally
+from common.labels import REGRESSION, Task
+from common.metrics import METRICS, Tally
 from common.progress import say
 from serve.scoring.journal import Done, DoneShard, ShardRecord
 from serve.scoring.shards import ShardId
@@ -30,6 +30,7 @@ class ScoreSummary:
         resumed_rows: rows that an earlier process of the same run had done.
         seconds: wall time of this process, reading and writing included.
         metrics: over the labelled rows; empty without a label column.
+        labelled_rows: that the metrics are of.
         unknown_labels: rows whose label the model has not, or that is no number; the metrics leave them out.
     """
 
@@ -42,6 +43,7 @@ class ScoreSummary:
     resumed_rows: int = 0
     seconds: float = 0.0
     metrics: dict[str, float] = field(default_factory=dict)
+    labelled_rows: int = 0
     unknown_labels: int = 0
 
     @property
@@ -66,9 +68,11 @@ class ScoreSummary:
             say("Labels: " + ", ".join(told))
         if self.metrics:
             others = ", ".join(f"{name} {value:.4f}" for name, value in self.metrics.items() if name != metric)
-            say(f"{metric} {self.metrics[metric]:.4f}" + (f" ({others})" if others else ""))
+            others = f" ({others})" if others else ""
+            say(f"{metric} {self.metrics[metric]:.4f}{others} on {self.labelled_rows:,} labelled rows")
         if self.unknown_labels:
-            say(f"{self.unknown_labels:,} rows have a label that the model has not; the metrics leave them out")
+            odd = "that is no number" if metric in METRICS[REGRESSION] else "that the model has not"
+            say(f"{self.unknown_labels:,} rows have a label {odd}; the metrics leave them out")
 
     def as_json(self) -> dict[str, Any]:
         """For machines."""
@@ -123,4 +127,5 @@ class ScoreTally:
             resumed_rows=resumed_rows,
             seconds=seconds,
             metrics=self._answers.metrics() if self._answers.rows else {},
+            labelled_rows=self._answers.rows,
         )

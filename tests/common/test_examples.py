@@ -335,3 +335,12 @@ def test_compressed_and_arrow_tables_are_read(tmp_path: Path, name: str) -> None
 
 def test_standard_input_is_no_training_table() -> None:
     assert "can be read only once" in refusal("-")
+
+
+def test_a_pair_after_rows_of_one_text_is_a_pair() -> None:
+    found = Columns().found_in(["text", "label"], "x.jsonl", need_label=False)
+    assert found.text_of({"text": "one", "label": "a"}) == "one"
+    assert found.text_of({"text": "one", "text_pair": None}) == "one"
+    assert found.text_of({"text": "one", "text_pair": "two"}) == ("one", "two")
+    named = Columns("text").found_in(["text", "label"], "x.jsonl", need_label=False)
+    assert named.text_of({"text": "one", "text_pair": "two"}) == "one"

@@ -78,12 +78,31 @@ def test_one_labels_targets_are_positions() -> None:
     assert targets.tolist() == [1, 0, 1]
 
 
+@pytest.mark.parametrize("label", ["a|b", " a", "a\t", "|", ""])
+def test_a_label_that_no_table_could_hold_is_refused(label: str) -> None:
+    with pytest.raises(InputError, match="no table could hold the label"):
+        Task(MULTI_LABEL, ("b", label))
+    assert Task(SINGLE_LABEL, ("b", label)).labels[1] == label
+
+
 def test_several_labels_targets_are_rows_of_zeros_and_ones() -> None:
     targets = Task(MULTI_LABEL, ("c", "a", "b")).targets(["a|b", "", " c | a |a|"], PLACES)
     assert targets.dtype == np.float32
     assert targets.tolist() == [[0, 1, 1], [0, 0, 0], [1, 1, 0]]
 
 
+def test_of_a_single_label_one_says_that_it_holds_and_zero_that_it_does_not() -> None:
+    task = Task.from_config({"num_labels": 1})
+    np.testing.assert_array_equal(task.targets(["1", "0", "LABEL_0", ""], [""] * 4), [[1], [0], [1], [0]])
+    with pytest.raises(
+        InputError, match=r"f.csv, line 2: the label '3' .*\(LABEL_0\).*\"problem_type\": \"regression\""
+    ):
+        task.targets(["3"], ["f.csv, line 2"])
+    named = Task(MULTI_LABEL, ("0",))
+    np.testing.assert_array_equal(named.targets(["0", ""], [""] * 2), [[1], [0]])
+
+
+@pytest.mark.filterwarnings("error")
 def test_a_numbers_targets_are_numbers() -> None:
     targets = Task(REGRESSION, ("score",)).targets(["1", "-2.5", " 3e-2 "], PLACES)
     assert targets.dtype == np.float32

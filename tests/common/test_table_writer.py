@@ -2,7 +2,9 @@
 
 import csv
 import errno
+import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -64,6 +66,16 @@ def test_tsv_written_is_read_back_or_refused(folder: Path, rows: list[tuple[str,
         assert any(mark in value for row in rows for value in row for mark in "\t\n\r")
         return
     assert values(path) == rows
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "parquet"])
+def test_a_list_of_labels_is_written_as_commands_read_it(tmp_path: Path, ending: str) -> None:
+    rows = [{"label": ["a", "é c"], "tags": ["a"]}, {"label": [], "tags": []}, {"label": ["a|b"], "tags": None}]
+    source = put(tmp_path, "in.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    writer = replace(writer_for(tmp_path / f"out.{ending}", ("label", "tags")), labels="label")
+    path = join(writer, tmp_path / f"out.{ending}", *(writer.part(c, {}) for c in TableReader(source).chunks(9)))
+    assert [row[0] for row in values(path)] == ["a|é c", "", '["a|b"]']
+    assert [row[1] or "" for row in values(path)] == ['["a"]', "[]", ""]
 
 
 def test_tsv_refuses_a_tab_or_line_break_with_its_row(tmp_path: Path) -> None:

@@ -90,11 +90,17 @@ def test_the_first_format_is_still_read(copy: Path) -> None:
     inspect(copy)
 
 
-@pytest.mark.parametrize("thresholds", [[0.5], [0.5, 0.5, 2.0], "abc"])
+@pytest.mark.parametrize("thresholds", [[0.5], [0.5, 0.5, 2.0], "abc", 0.5, ["0.5"] * 3, {}])
 def test_thresholds_that_do_not_fit_are_refused(copy: Path, thresholds: object) -> None:
     names = [field.name for field in fields(Calibration)]
     made = {**dict.fromkeys(names, 0.5), "thresholds": thresholds, "temperature": 1.0}
     _edit(copy, lambda manifest: manifest.update(calibration=made))
+    with pytest.raises(InputError, match="no valid manifest"):
+        Bundle.load(copy)
+
+
+def test_an_empty_calibration_is_refused(copy: Path) -> None:
+    _edit(copy, lambda manifest: manifest.update(calibration={}))
     with pytest.raises(InputError, match="no valid manifest"):
         Bundle.load(copy)
 

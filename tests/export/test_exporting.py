@@ -138,7 +138,7 @@ def test_pairs_are_run_where_the_model_tells_segments_apart(tmp_path: Path, monk
     assert seen == [True, False]
 
 
-def test_large_numbers_are_compared_in_proportion(tmp_path: Path) -> None:
+def test_large_numbers_are_compared_in_proportion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = make_model(tmp_path / "model", layers=2, labels=("score",), problem_type="regression")
     model = AutoModelForSequenceClassification.from_pretrained(path)
     with torch.no_grad():
@@ -146,6 +146,10 @@ def test_large_numbers_are_compared_in_proportion(tmp_path: Path) -> None:
     model.save_pretrained(path)
     manifest = export(path, tmp_path / "bundle", checked_on=str(DEV))
     assert manifest.verification.max_difference < 1e-4
+    inspect(tmp_path / "bundle")
+    told = capsys.readouterr().out + (tmp_path / "bundle" / "README.md").read_text()
+    assert "same label" not in told
+    assert "every label" not in told
 
 
 def _labelled(tmp_path: Path, rows: int = 120) -> Path:
@@ -180,7 +184,7 @@ def test_a_labelled_table_calibrates_and_the_engine_applies_it(tmp_path: Path) -
     assert (plain.calibration, plain.temperature) == (None, 1.0)
 
 
-def test_thresholds_decide_what_holds(tmp_path: Path) -> None:
+def test_thresholds_decide_what_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = make_model(tmp_path / "model", labels=INTENTS, problem_type="multi_label_classification")
     export(model, tmp_path / "plain", checked_on=str(DEV))
     texts = [row["text"] for row in messages(DEV)[:120]]
@@ -206,6 +210,17 @@ def test_thresholds_decide_what_holds(tmp_path: Path) -> None:
         assert answer.chosen == held
     summary = score(tmp_path / "bundle", dev, tmp_path / "scored.csv")
     assert summary.metrics["micro-f1"] > 0.9
+    assert summary.labelled_rows == 120
+    # What training measured at one half is not what the bundle does.
+    record = {"method": "finetune", "settings": {"x": 1}, "metric": "micro-f1", "layers": {"count": 4}}
+    record |= {"best_dev": {"micro-f1": 0.1}, "data": dict.fromkeys(("train", "dev"), manifest.calibration.data)}
+    record |= {"base_model": None, "teacher": {"name": "t", "sha256": "0" * 64, "layers": 6, "dev": {"micro-f1": 0.7}}}
+    (model / "distillation.json").write_text(json.dumps(record))
+    trained = export(model, tmp_path / "trained", checked_on=str(dev), settings=ExportSettings(labelled=True))
+    assert trained.measured["value"] == pytest.approx(summary.metrics["micro-f1"])
+    assert (trained.measured["teacher_value"], trained.measured["split"]) == (0.7, "dev.tsv")
+    assert "A threshold of its own for 3 of 3 labels: micro-F1 " in capsys.readouterr().out
+    assert "3 of 3 labels have a threshold of their own" in (tmp_path / "trained" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("opset", [18, 22])

@@ -102,6 +102,10 @@ def test_two_that_do_not_answer_the_same_question(bundle: Path, teacher_bundle: 
         check_pair(student, number)
     with pytest.raises(InputError, match="no confidence"):
         check_pair(number, number)
+    renamed = open_codec(regression_bundle)
+    renamed.bundle = replace(renamed.bundle, task=replace(renamed.task, labels=("LABEL_0",)))
+    with pytest.raises(InputError, match="no confidence"):
+        check_pair(number, renamed)
     other = replace(student.bundle, task=Task(SINGLE_LABEL, ("x", *student.task.labels[1:])))
     student.bundle = other
     with pytest.raises(InputError, match="not in both are"):

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.bench.contestants import open_models, unique_ids
+from benchmarks.bench.contestants import check_tasks, open_models, unique_ids
 from common.errors import InputError
+from common.labels import REGRESSION, Task
 from serve.engine import Engine
 
 
@@ -40,6 +41,10 @@ def test_a_model_is_described_and_answers_as_the_engine_does(student: Path, teac
     expected = np.stack([prediction.scores for prediction in Engine.load(student).classify(texts)])  # type: ignore[union-attr]
     np.testing.assert_allclose(answers.scores, expected, atol=1e-6)
     model.call(texts[:3])
+
+
+def test_what_a_number_is_called_does_not_matter() -> None:
+    check_tasks(Task(REGRESSION, ("LABEL_0",)), Task(REGRESSION, ("score",)))
 
 
 def test_an_engine_of_its_own_stands_behind_an_at(student: Path, teacher: Path, tmp_path: Path) -> None:

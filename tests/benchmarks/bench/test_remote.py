@@ -269,6 +269,27 @@ def test_our_own_server_answers_in_all_dialects_as_its_engine(student: Path) -> 
             assert model.describe()["layers"] == (1 if dialect == "understudy" else None)
 
 
+@pytest.mark.parametrize(("dialect", "limits"), [("understudy", (0.2, 0.7)), ("tei", (0.5, 0.5))])
+def test_a_servers_labels_hold_from_its_own_thresholds_on(dialect: str, limits: tuple[float, float]) -> None:
+    task = Task(MULTI_LABEL, ("no", "yes"), thresholds=(0.9, 0.9))
+
+    def answer(method: str, _path: str, _body: Any) -> tuple[int, Any]:
+        if method == "GET":
+            return 200, {"labels": ["yes", "no"], "manifest": {"calibration": {"thresholds": [0.7, 0.2]}}}
+        scores = ranked([0.25, 0.75])
+        return 200, [scores] if dialect == "tei" else {"outputs": [{"scores": scores, "truncated": False}]}
+
+    with http_server(answer) as server:
+        assert RemoteModel.open("server", RemoteSource(server.url, dialect), task).task.thresholds == limits
+
+
+def test_a_text_that_no_label_fits_is_no_failure() -> None:
+    with http_server(oip(tensor("label", "BYTES", [3], ["", "yes", "no|yes"]))) as server:
+        model = asked(server, "oip", Task(MULTI_LABEL, ("no", "yes")), "a model")
+        np.testing.assert_array_equal(model.answer(["one", "two", "three"]).scores, [[0, 0], [0, 1], [1, 1]])
+    assert model.errors == {}
+
+
 @pytest.mark.parametrize("dialect", ["understudy", "tei", "oip"])
 @pytest.mark.parametrize(
     "told",

@@ -17,6 +17,7 @@ from demo.messages import DEV
 from export.bundle import MANIFEST_FILE
 from serve.comparison.comparison import Comparison, compare
 from serve.comparison.label_comparison import Flip
+from serve.comparison.report import print_comparison
 from serve.engine import Engine, Prediction
 from serve.scoring.score import score
 from serve.scoring.settings import ScoreSettings
@@ -44,6 +45,29 @@ def test_formats_may_differ(first: str, second: str, tmp_path: Path) -> None:
     told = compare(*paths).numbers
     assert told is not None
     assert told.shift.maximum == 0.5
+
+
+@pytest.mark.parametrize("suffix", [".tsv", ".parquet", ".jsonl"])
+def test_rows_without_a_label_are_the_same_from_both_sides(suffix: str, tmp_path: Path) -> None:
+    typed = [scored("a|b", 0.7, text="x", label=["b", "a"]), scored("a", 0.7, text="y", label=None),
+             scored("", 0.4, text="z", label=[])]  # fmt: skip
+    plain = [{**row, "label": label} for row, label in zip(typed, ("b|a", "", ""), strict=True)]
+    paths = write(tmp_path / "a.jsonl", typed), write(tmp_path / f"b{suffix}", plain)
+    for result in (compare(*paths), compare(*reversed(paths))):
+        assert result.labels is not None
+        assert result.labels.correctness is not None
+        assert (result.labels.correctness.rows, result.labels.correctness.both_right) == (2, 2)
+
+
+@pytest.mark.parametrize("scores", [None, {"a": 0.75, "b": 0.3}])
+def test_several_labels_show_in_what_is_right_and_in_scores(scores: dict[str, float] | None, tmp_path: Path) -> None:
+    rights = ("a", "" if scores else "a|b")
+    rows = [scored("a", 0.75, scores, text=str(n), label=right) for n, right in enumerate(rights)]
+    path = write(tmp_path / "rows.jsonl", rows)
+    labels = compare(path, path).labels
+    assert labels is not None
+    assert labels.correctness is not None
+    assert (labels.correctness.rows, labels.correctness.metrics_a["exact-match"]) == (2, 0.5)
 
 
 def test_two_prefixes_in_one_file_and_no_texts(tmp_path: Path) -> None:
@@ -170,6 +194,26 @@ def test_models_whose_labels_differ_in_part(compare_models: Compare) -> None:
     assert labels.shift is not None
     assert labels.shift.maximum == 0.75
     assert [(row.row, row.text) for row in result.differing] == [(2, "x")]
+
+
+def test_labels_that_neither_model_has_are_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path / "rows.jsonl", [scored("a", 0.75, {"a": 0.75, "b": 0.25}, text="x", label="c")])
+    result = compare(path, path)
+    assert result.labels is not None
+    assert result.labels.correctness is not None
+    assert (result.labels.correctness.rows, result.labels.correctness.unknown_labels) == (0, 1)
+    print_comparison(result)
+    assert "1 row left out, with a label that neither model has" in capsys.readouterr().out
+
+
+def test_one_output_is_a_label_that_holds_or_not(tmp_path: Path) -> None:
+    answers = [("LABEL_0", 0.75, "1"), ("LABEL_0", 0.75, "0"), ("", 0.25, "0"), ("", 0.25, "1")]
+    rows = [scored(answer, p, {"LABEL_0": p}, text=str(n), label=right) for n, (answer, p, right) in enumerate(answers)]
+    path = write(tmp_path / "rows.jsonl", rows)
+    labels = compare(path, path).labels
+    assert labels is not None
+    assert labels.correctness is not None
+    assert labels.correctness.metrics_a == {"micro-f1": 0.5, "exact-match": 0.5}
 
 
 def test_models_of_several_labels(compare_models: Compare) -> None:

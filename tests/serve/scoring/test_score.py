@@ -137,6 +137,15 @@ def test_all_scores_and_prefix(bundle: Path, tmp_path: Path) -> None:
     assert sum(scores.values()) == pytest.approx(1, abs=1e-5)
 
 
+def test_each_row_of_json_lines_is_a_pair_or_not_by_itself(student_bundle: Path, tmp_path: Path) -> None:
+    rows = [{"text": TEXTS[0]}, {"text": TEXTS[0], "text_pair": TEXTS[1]}, {"text": TEXTS[1], "text_pair": None}]
+    score(student_bundle, _write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl")
+    wanted = Engine.load(student_bundle).classify([TEXTS[0], (TEXTS[0], TEXTS[1]), TEXTS[1]])
+    for scored, answer in zip(_read(tmp_path / "out.jsonl"), wanted, strict=True):
+        assert isinstance(answer, Prediction)
+        assert scored["score"] == pytest.approx(answer.score, abs=1e-6)
+
+
 def test_other_heads(multi_label_bundle: Path, regression_bundle: Path, tmp_path: Path) -> None:
     rows = [{"text": text} for text in TEXTS[:5]]
     for bundle in (multi_label_bundle, regression_bundle):
