@@ -143,9 +143,12 @@ def _index(label: str, index: dict[str, int], place: str) -> int:
     position = index.get(label, index.get(f"LABEL_{label}"))
     if position is None:
         known = shown(", ".join(list(index)[:8]), 100) + (", …" if len(index) > 8 else "")
-        hint = ": one that holds (1) or not (0); of a model whose answer is a number, the config.json must say so"
-        hint = f'{hint} ("problem_type": "{REGRESSION}")' if len(index) == 1 else ""
-        raise InputError(f"{place}: the label '{shown(label)}' is not one of the model's {len(index)} ({known}){hint}")
+        if len(index) == 1:
+            raise InputError(
+                f"{place}: the label '{shown(label)}' is not the model's only one ({known}), nor 1 or 0 for whether "
+                f'that holds; if the model answers with a number, its config.json must say "problem_type": "{REGRESSION}"'
+            )
+        raise InputError(f"{place}: the label '{shown(label)}' is not one of the model's {len(index)} ({known})")
     return position
 
 
