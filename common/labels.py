@@ -146,7 +146,7 @@ def _index(label: str, index: dict[str, int], place: str) -> int:
         if len(index) == 1:
             raise InputError(
                 f"{place}: the label '{shown(label)}' is not the model's only one ({known}), nor 1 or 0 for whether "
-                f'that holds; if the model answers with a number, its config.json must say "problem_type": "{REGRESSION}"'
+                f'that holds; if the model answers with a number, config.json must say "problem_type": "{REGRESSION}"'
             )
         raise InputError(f"{place}: the label '{shown(label)}' is not one of the model's {len(index)} ({known})")
     return position
