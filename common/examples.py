@@ -210,18 +210,9 @@ def find_task(train: Examples, *, multi_label: bool, regression: bool, known: tu
         raise InputError(
             f"{train.source}: every row has the label '{shown(next(iter(labels)))}'; a classifier needs two or more"
         )
-    # Rows that a label has on average: decimal numbers tell sooner that they are none.
-    fewest = 10 if _are_decimals(labels) else 2
-    if len(labels) > max(20, len(train) // fewest):
+    if len(labels) > max(20, len(train) // 2):
         raise InputError(f"{train.source}: {len(labels)} different labels in {len(train)} rows; is it a --regression?")
     return Task(SINGLE_LABEL, _ordered(labels, known, train.label_order))
-
-
-def _are_decimals(labels: set[str]) -> bool:
-    try:
-        return any("." in label for label in labels) and all(math.isfinite(float(label)) for label in labels)
-    except ValueError:
-        return False
 
 
 def _ordered(labels: set[str], *orders: tuple[str, ...]) -> tuple[str, ...]:

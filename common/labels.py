@@ -42,13 +42,6 @@ class Task:
             raise InputError(f"problem_type is '{self.problem_type}', not one of {', '.join(PROBLEM_TYPES)}")
         if len(set(self.labels)) != len(self.labels) or not self.labels:
             raise InputError(f"labels must be distinct and at least one, not {list(self.labels)}")
-        if self.problem_type == MULTI_LABEL:
-            for label in self.labels:
-                if split_labels(label) != [label]:
-                    raise InputError(
-                        f"no table could hold the label '{shown(label)}' of texts that may have several: "
-                        f"'{SEPARATOR}' separates labels, and blanks around one do not count; rename it in id2label"
-                    )
         if self.thresholds and (
             self.problem_type != MULTI_LABEL
             or len(self.thresholds) != len(self.labels)
@@ -71,6 +64,19 @@ class Task:
         kind = config.get("problem_type") or SINGLE_LABEL
         # A softmax over one output would always say 1; the pipeline takes a sigmoid there.
         return cls(MULTI_LABEL if kind == SINGLE_LABEL and count == 1 else kind, labels)
+
+    def check_labels(self) -> None:
+        """For a model that is to become a bundle.
+
+        Raises:
+            InputError: a label that no column of several labels could hold.
+        """
+        for label in self.labels if self.problem_type == MULTI_LABEL else ():
+            if split_labels(label) != [label]:
+                raise InputError(
+                    f"no table could hold the label '{shown(label)}' of texts that may have several: '{SEPARATOR}' "
+                    "separates labels, and blanks around one do not count; rename it in the config's id2label"
+                )
 
     def holds(self, scores: NDArray[np.floating]) -> NDArray[np.bool_]:
         """Which labels hold at these scores, `[rows, labels]` both; for a task of several labels."""

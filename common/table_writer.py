@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import io
 import json
@@ -17,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.errors import InputError, first_line, shown
-from common.examples import as_label
+from common.labels import SEPARATOR, split_labels
 from common.tables import Chunk
 
 # In formats of record batches, where a file's rows lie in groups: of so many rows or bytes, whichever comes first.
@@ -169,10 +168,10 @@ class TableWriter:
         ]
 
     def _in_text(self, name: str, value: Any) -> Any:
-        if name == self.labels and isinstance(value, list):
-            with contextlib.suppress(InputError):
-                return as_label(value)
-        return value
+        if name != self.labels or not isinstance(value, list):
+            return value
+        plain = all(isinstance(label, str) and split_labels(label) == [label] for label in value)
+        return SEPARATOR.join(value) if plain else value
 
     def _check_columns(self, row: dict[str, Any], place: str) -> None:
         if row.keys() == self._names:

@@ -69,6 +69,7 @@ def adopt(
     path = _onnx_file(directory, file)
     config = _config(directory)
     task = Task.from_config(config.to_dict())
+    task.check_labels()
     set_task(config, task)
     examples = read_examples(checked_on, columns, split="validation", need_label=settings.labelled)
     check_texts(examples)

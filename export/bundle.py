@@ -85,6 +85,12 @@ class Manifest:
         return 1.0 if self.calibration is None else self.calibration.temperature
 
     @property
+    def flattering(self) -> bool:
+        """Whether `measured` is of rows that the thresholds were fitted on."""
+        found = self.calibration
+        return found is not None and bool(found.thresholds) and self.measured.get("split") == found.data.get("name")
+
+    @property
     def thresholds(self) -> tuple[float, ...]:
         """The score from which each label holds; empty for the usual ones."""
         return () if self.calibration is None else tuple(self.calibration.thresholds or ())

@@ -139,7 +139,9 @@ def _between(below: float, above: float) -> float:
     """The middle in the fewest digits, four at least, that leave each score on its side."""
     middle = float(np.clip((below + above) / 2, *_THRESHOLD_RANGE))
     rounded = (round(middle, digits) for digits in range(4, 9))
-    return next((value for value in rounded if below < np.float32(value) <= above), middle)
+    # Between two neighbours among float32's numbers there is none, and a tie may be rounded to the lower.
+    neighbour = float(np.clip(above, *_THRESHOLD_RANGE))
+    return next((value for value in rounded if below < np.float32(value) <= above), neighbour)
 
 
 def _truth(targets: NDArray[Any], task: Task) -> NDArray[np.float64]:

@@ -51,6 +51,7 @@ def _card(manifest: Manifest, task: Task) -> str:
         measured = manifest.measured
         other = measured.get("precision", manifest.precision) != manifest.precision
         where = f"{measured['split']}{', in float32' if other else ''}"
+        where += ", whose rows the thresholds were fitted on" if manifest.flattering else ""
         lines.append(f"| {measured['metric']} on {where} | {measured['value']:.4f} |")
         if measured.get("teacher_value") is not None:
             lines.append(f"| the teacher's | {measured['teacher_value']:.4f} |")
@@ -60,7 +61,7 @@ def _card(manifest: Manifest, task: Task) -> str:
         "",
         _verified(manifest, task),
         "",
-        *(["The epoch of the metric above was picked by that same metric.", ""] if made.get("method") else []),
+        *(["The epoch of the metric above was picked by that same metric.", ""] if _picked_by_it(manifest) else []),
         *(f"Not run on {device}: the checks ran on {manifest.verification.device}.\n" for device in manifest.not_run),
         *_precision(manifest, task),
         *_calibration(manifest),
@@ -79,6 +80,11 @@ def _card(manifest: Manifest, task: Task) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _picked_by_it(manifest: Manifest) -> bool:
+    made = manifest.made_from
+    return bool(made.get("method")) and manifest.measured.get("split") == made["data"]["dev"]["name"]
 
 
 def _verified(manifest: Manifest, task: Task) -> str:

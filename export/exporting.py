@@ -69,6 +69,7 @@ def export(
     source = find_model(str(model_dir))
     config = load_config(source)
     task = Task.from_config(config.to_dict())
+    task.check_labels()
     if task.problem_type == MULTI_LABEL and not config.problem_type:
         say(
             f"{source.name} has one output and no problem_type: its sigmoid is taken for a label's probability. "
@@ -126,7 +127,8 @@ def export(
             served = Served.by(task, calibration)
             # Training measured at one half each.
             if record is None or rows.metric != record["metric"] or served.task.thresholds:
-                teacher = measured.get("teacher_value") if record and rows.metric == record["metric"] else None
+                dev = record and (record["metric"], record["data"]["dev"]["sha256"])
+                teacher = measured["teacher_value"] if dev == (rows.metric, rows.data["sha256"]) else None
                 measured = {**rows.measured(logits, served, precision), "teacher_value": teacher}
         save_tokenizer(tokenizer, staging, encoder.max_length)
         manifest = Manifest(

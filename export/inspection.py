@@ -50,8 +50,9 @@ def _origin(bundle: Bundle) -> Iterator[tuple[str, str]]:
     if measured := manifest.measured:
         teacher = measured.get("teacher_value")
         against = "" if teacher is None else f" (teacher {teacher:.4f})"
+        fitted = ", the thresholds fitted on these rows" if manifest.flattering else ""
         other = ", fp32" if measured.get("precision", manifest.precision) != manifest.precision else ""
-        yield f"{measured['metric']} on {measured['split']}{other}", f"{measured['value']:.4f}{against}"
+        yield f"{measured['metric']} on {measured['split']}{other}", f"{measured['value']:.4f}{against}{fitted}"
 
 
 def _proofs(manifest: Manifest, task: Task) -> Iterator[tuple[str, str]]:

@@ -129,7 +129,8 @@ class RemoteModel:
             raise InputError(f"{source.url} does not answer in the dialect '{source.dialect}': {error}") from None
         if task.problem_type == MULTI_LABEL:
             told = model._dialect.thresholds(model._fetch)
-            limits = tuple(told.get(label, MULTI_LABEL_THRESHOLD) for label in task.labels)
+            usual = MULTI_LABEL_THRESHOLD
+            limits = tuple(told.get(label, told.get(f"LABEL_{label}", usual)) for label in task.labels)
             model.task = replace(task, thresholds=limits)
         model.requests = 0
         return model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,6 +114,8 @@ class LabelCounts:
         self._labels: tuple[set[str], set[str]] = (set(), set())
         self._shifts = ShiftHistogram(ALL_LABELS if all_scores else SAME_LABEL)
         self._truth = _Truth()
+        # The same where labels say whether a model's only label holds.
+        self._held = _Truth()
 
     def add(self, label: str | None, a: Answer, b: Answer) -> float | None:
         """Counts a row and returns its shift, None where it has no measure.
@@ -133,11 +135,12 @@ class LabelCounts:
             self._kept[name] += name in (b.labels or ("",))
         if not same:
             self._count_flip((as_value(a.labels), as_value(b.labels)))
-        right = None if label is None else chosen_labels(label, a.scores)
-        if self._several is None and _may_have_several(right or (), a, b):
+        if self._several is None and _may_have_several(a, b):
             self._several = True
-        if right is not None:
-            self._truth.add(right, a.labels, b.labels)
+        if label is not None:
+            self._truth.add(chosen_labels(label, a.scores), a.labels, b.labels)
+            if not self._all_scores and label in ("0", "1"):
+                self._held.add(*(frozenset(["1"] * held) for held in (int(label), len(a.labels), len(b.labels))))
         shift = _shift(a, b)
         if shift is not None:
             self._shifts.add(shift)
@@ -158,8 +161,13 @@ class LabelCounts:
             only_a=tuple(sorted(only_a)),
             only_b=tuple(sorted(only_b)),
             shift=self._shifts.result(),
-            correctness=self._truth.result(several=bool(self._several)),
+            correctness=self._judged().result(several=bool(self._several)),
         )
+
+    def _judged(self) -> _Truth:
+        # A model of a single label, if each row has it or none: its data say 1 and 0.
+        alone = self._several and len(self._labels[0] | self._labels[1]) == 1
+        return self._held if alone and self._held.rows == self._truth.rows else self._truth
 
     def _see_labels(self, a: Answer, b: Answer) -> None:
         for seen, answer in zip(self._labels, (a, b), strict=True):
@@ -215,6 +223,11 @@ class _Truth:
         counts["a's right labels"] += len(a & right)
         counts["b's right labels"] += len(b & right)
 
+    @property
+    def rows(self) -> int:
+        """How many were counted, those left out too."""
+        return sum(counts["rows"] + counts["unknown"] for counts in (self._full, self._empty))
+
     def result(self, *, several: bool) -> Correctness | None:
         """None where no row has a right answer; without metrics where neither model has any of these."""
         from scipy import stats
@@ -259,9 +272,9 @@ def _shift(a: Answer, b: Answer) -> float | None:
     return abs(a.score - b.score) if a.labels == b.labels else None
 
 
-def _may_have_several(right: Collection[str], a: Answer, b: Answer) -> bool:
-    """Whether a row shows that rows may have several labels: by them, or by probabilities that do not share out 1."""
-    if len(right) > 1 or len(a.labels) != 1 or len(b.labels) != 1:
+def _may_have_several(a: Answer, b: Answer) -> bool:
+    """Whether answers show that rows may have several labels: by them, or by probabilities that do not share out 1."""
+    if len(a.labels) != 1 or len(b.labels) != 1:
         return True
     return a.scores is not None and abs(sum(a.scores.values()) - 1) > _ROUNDING
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from common.batching import BatchLimits
+from common.labels import MULTI_LABEL
 from common.machine import cpu_model, usable_cores
 from common.rows import CHUNK_BYTES
 from common.table_writer import TableWriter
@@ -54,7 +55,7 @@ class ScoreRun:
         return {
             "inputs": self.inputs.identity,
             "bundle": self.bundle.manifest.version,
-            "columns": asdict(self.scorer.columns),
+            "columns": {name: getattr(self.scorer.columns, name) for name in ("text", "pair", "label")},
             "added columns": [column.name for column in self.scorer.writer.added],
             "truncate": self.scorer.truncate,
             "output": self.output.ending,
@@ -101,7 +102,7 @@ def prepare_run(bundle: Bundle, inputs: Inputs, output: Output, settings: ScoreS
         format=output.format,
         compression=output.compression,
         schema=inputs.schema,
-        labels=columns.label,
+        labels=columns.label if bundle.task.problem_type == MULTI_LABEL else None,
         metadata={"understudy.bundle": manifest.name, "understudy.bundle_version": manifest.version},
     )
     used = tuple(name for name in (columns.text, columns.pair, columns.label) if name is not None)

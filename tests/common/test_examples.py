@@ -306,7 +306,6 @@ def test_a_numbers_task_has_one_output() -> None:
         (["1", "inf"], {"regression": True}, "line 3: the label 'inf' is out of range"),
         (["1", "2"], {"regression": True, "multi_label": True}, "exclude each other"),
         ([str(number / 7) for number in range(1001)], {}, "1001 different labels in 1001 rows"),
-        ([f"{number % 50 / 10}" for number in range(200)], {}, "50 different labels in 200 rows; is it a --regression"),
     ],
 )
 def test_labels_that_pose_no_task_are_refused(labels: list[str], options: dict[str, bool], reason: str) -> None:

@@ -81,8 +81,8 @@ def test_one_labels_targets_are_positions() -> None:
 @pytest.mark.parametrize("label", ["a|b", " a", "a\t", "|", ""])
 def test_a_label_that_no_table_could_hold_is_refused(label: str) -> None:
     with pytest.raises(InputError, match="no table could hold the label"):
-        Task(MULTI_LABEL, ("b", label))
-    assert Task(SINGLE_LABEL, ("b", label)).labels[1] == label
+        Task(MULTI_LABEL, ("b", label)).check_labels()
+    Task(SINGLE_LABEL, ("b", label)).check_labels()
 
 
 def test_several_labels_targets_are_rows_of_zeros_and_ones() -> None:

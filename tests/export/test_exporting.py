@@ -219,6 +219,7 @@ def test_thresholds_decide_what_holds(tmp_path: Path, capsys: pytest.CaptureFixt
     trained = export(model, tmp_path / "trained", checked_on=str(dev), settings=ExportSettings(labelled=True))
     assert trained.measured["value"] == pytest.approx(summary.metrics["micro-f1"])
     assert (trained.measured["teacher_value"], trained.measured["split"]) == (0.7, "dev.tsv")
+    assert trained.flattering
     assert "A threshold of its own for 3 of 3 labels: micro-F1 " in capsys.readouterr().out
     assert "3 of 3 labels have a threshold of their own" in (tmp_path / "trained" / "README.md").read_text()
 

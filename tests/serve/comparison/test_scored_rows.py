@@ -59,15 +59,16 @@ def test_rows_without_a_label_are_the_same_from_both_sides(suffix: str, tmp_path
         assert (result.labels.correctness.rows, result.labels.correctness.both_right) == (2, 2)
 
 
-@pytest.mark.parametrize("scores", [None, {"a": 0.75, "b": 0.3}])
-def test_several_labels_show_in_what_is_right_and_in_scores(scores: dict[str, float] | None, tmp_path: Path) -> None:
-    rights = ("a", "" if scores else "a|b")
-    rows = [scored("a", 0.75, scores, text=str(n), label=right) for n, right in enumerate(rights)]
+@pytest.mark.parametrize(("other", "wanted"), [(0.3, {"micro-f1": 2 / 3, "exact-match": 0.5}), (0.25, {"accuracy": 1})])
+def test_several_labels_show_in_probabilities(other: float, wanted: dict[str, float], tmp_path: Path) -> None:
+    scores = {"a": 0.75, "b": other}
+    rows = [scored("a", 0.75, scores, text=str(n), label=right) for n, right in enumerate(("a", "", "a|c"))]
     path = write(tmp_path / "rows.jsonl", rows)
     labels = compare(path, path).labels
     assert labels is not None
     assert labels.correctness is not None
-    assert (labels.correctness.rows, labels.correctness.metrics_a["exact-match"]) == (2, 0.5)
+    assert labels.correctness.unknown_labels == 1
+    assert labels.correctness.metrics_a == pytest.approx(wanted)
 
 
 def test_two_prefixes_in_one_file_and_no_texts(tmp_path: Path) -> None:
@@ -206,14 +207,15 @@ def test_labels_that_neither_model_has_are_told_of(tmp_path: Path, capsys: pytes
     assert "1 row left out, with a label that neither model has" in capsys.readouterr().out
 
 
-def test_one_output_is_a_label_that_holds_or_not(tmp_path: Path) -> None:
-    answers = [("LABEL_0", 0.75, "1"), ("LABEL_0", 0.75, "0"), ("", 0.25, "0"), ("", 0.25, "1")]
-    rows = [scored(answer, p, {"LABEL_0": p}, text=str(n), label=right) for n, (answer, p, right) in enumerate(answers)]
+@pytest.mark.parametrize("scores", [{"LABEL_0": 0.75}, None])
+def test_one_output_is_a_label_that_holds_or_not(scores: dict[str, float] | None, tmp_path: Path) -> None:
+    answers = [("LABEL_0", "1"), ("LABEL_0", "0"), ("", "0"), ("LABEL_0", "1")]
+    rows = [scored(answer, 0.75, scores, text=str(n), label=right) for n, (answer, right) in enumerate(answers)]
     path = write(tmp_path / "rows.jsonl", rows)
     labels = compare(path, path).labels
     assert labels is not None
     assert labels.correctness is not None
-    assert labels.correctness.metrics_a == {"micro-f1": 0.5, "exact-match": 0.5}
+    assert labels.correctness.metrics_a == {"micro-f1": 0.8, "exact-match": 0.75}
 
 
 def test_models_of_several_labels(compare_models: Compare) -> None:
