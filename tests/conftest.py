@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import csv
+import functools
 import os
-import re
 import sys
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +32,7 @@ from transformers import (
 )
 
 from demo.messages import DEV, TRAIN
+from distill.pretraining.tokenizer import train_tokenizer
 from tests.made_once import Factory, made_once, traced_once  # noqa: F401  (a fixture)
 from tests.s3 import s3, s3_server  # noqa: F401  (fixtures)
 
@@ -92,16 +92,17 @@ def write_tsv(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
     return path
 
 
+@functools.cache
 def word_pieces(count: int) -> list[str]:
-    """Every character of the shipped messages, alone and inside a word, then their most frequent words.
+    """WordPieces of the shipped messages, no special tokens among them.
 
-    The library's trainer breaks ties by a hash that each process draws anew, so its models would answer otherwise in
-    each run of the tests.
+    The library's own trainer breaks ties by a hash that each process draws anew, so that its models would answer
+    otherwise in each run of the tests.
     """
-    words = Counter(word for row in messages() for word in re.findall(r"[a-z]+", row["text"].lower()))
-    characters = sorted({character for row in messages() for character in row["text"].lower() if character.strip()})
-    frequent = sorted((word for word in words if len(word) > 1), key=lambda word: (-words[word], word))
-    return [*characters, *(f"##{character}" for character in characters), *frequent][:count]
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    texts = [row["text"] for row in messages()]
+    vocabulary = train_tokenizer("bert", lambda: texts, count + len(special), cased=False).get_vocab()
+    return [token for token in sorted(vocabulary, key=vocabulary.__getitem__) if token not in special]
 
 
 def make_tokenizer(family: str) -> PreTrainedTokenizerFast:
