@@ -21,7 +21,7 @@ from common.files import check_output, sha256, staged_directory
 from common.labels import MULTI_LABEL, REGRESSION, Task
 from common.progress import say
 from common.tokenization import model_max_length
-from distill.models import load_classifier, load_config, load_tokenizer, make_encoder, save_tokenizer, set_task
+from distill.models import load_classifier, load_config, load_tokenizer, make_encoder, save_tokenizer
 from distill.sources import Source, find_model
 from export.bundle import MODEL_FILE, Manifest
 from export.contents import describe_graph
@@ -33,6 +33,7 @@ from export.neighbours import TRIED_SHIFT, neighbours_shift
 from export.onnx_file import save_graph
 from export.served import Served
 from export.settings import FP16, FP32, INT8, ExportSettings
+from export.task import bundle_task
 from export.verification import check_texts, verify
 
 _USUAL = ExportSettings()
@@ -68,9 +69,7 @@ def adopt(
     check_output(output, directory=True, overwrite=overwrite)
     path = _onnx_file(directory, file)
     config = _config(directory)
-    task = Task.from_config(config.to_dict())
-    task.check_labels()
-    set_task(config, task)
+    task = bundle_task(config, directory.resolve().name)
     examples = read_examples(checked_on, columns, split="validation", need_label=settings.labelled)
     check_texts(examples)
     source = Source(directory.resolve().name, directory, sha256(path))

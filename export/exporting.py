@@ -14,7 +14,6 @@ import onnxruntime
 from common.errors import InputError
 from common.examples import BY_USUAL_NAMES, Columns, Examples, read_examples
 from common.files import check_output, staged_directory
-from common.labels import MULTI_LABEL, REGRESSION, Task
 from common.progress import say, working
 from common.tokenization import model_max_length
 from distill.models import (
@@ -24,7 +23,6 @@ from distill.models import (
     load_tokenizer,
     make_encoder,
     save_tokenizer,
-    set_task,
 )
 from distill.record import read_record
 from distill.sources import Source, find_model
@@ -39,6 +37,7 @@ from export.precision import Tools, lower_precision
 from export.proofs import PrecisionProof
 from export.served import Served
 from export.settings import FP16, FP32, ExportSettings
+from export.task import bundle_task
 from export.verification import check_texts, mixed_texts, verify
 
 _USUAL = ExportSettings()
@@ -68,14 +67,7 @@ def export(
     check_opset(settings.opset)
     source = find_model(str(model_dir))
     config = load_config(source)
-    task = Task.from_config(config.to_dict())
-    task.check_labels()
-    if task.problem_type == MULTI_LABEL and not config.problem_type:
-        say(
-            f"{source.name} has one output and no problem_type: its sigmoid is taken for a label's probability. "
-            f'If it answers with a number, its config.json must say "problem_type": "{REGRESSION}"'
-        )
-    set_task(config, task)
+    task = bundle_task(config, source.name)
     examples = read_examples(checked_on, columns, split="validation", need_label=settings.labelled)
     check_texts(examples)
     tokenizer = load_tokenizer(source)

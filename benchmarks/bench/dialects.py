@@ -55,11 +55,8 @@ class Dialect(Protocol):
         """What an answer with status 200 says of each of `count` texts."""
 
     def describe(self, fetch: Fetch) -> dict[str, Any]:
-        """What the server tells of its model, by the keys of `models` in `results.json`."""
-
-    def thresholds(self, fetch: Fetch) -> dict[str, float]:
-        """By label, the score from which the server gives it, where texts may have several; empty where that is one
-        half for each, or untold."""
+        """What the server tells of its model, by the keys of `models` in `results.json`; and `thresholds`, the scores
+        from which it gives each label, by label, where they are not one half."""
 
 
 @dataclass(frozen=True)
@@ -95,16 +92,8 @@ class Native:
             "precision": _text(manifest, "precision"),
             **{name: _count(manifest, name) for name in ("layers", "parameters", "max_length")},
             "sha256": _text(file, "sha256"),
+            "thresholds": _by_label(_in(told, "labels"), _in(_in(manifest, "calibration"), "thresholds")),
         }
-
-    def thresholds(self, fetch: Fetch) -> dict[str, float]:
-        query = "" if self.model is None else f"?name={quote(self.model)}"
-        told = fetch(f"/v1/model{query}")
-        labels, limits = _in(told, "labels"), _in(_in(_in(told, "manifest"), "calibration"), "thresholds")
-        if not (isinstance(labels, list) and isinstance(limits, list) and len(labels) == len(limits)):
-            return {}
-        pairs = zip(map(str, labels), limits, strict=True)
-        return {label: limit for label, limit in pairs if isinstance(limit, float) and 0 < limit < 1}
 
 
 @dataclass(frozen=True)
@@ -130,9 +119,6 @@ class Predict:
             "precision": _text(told, "model_dtype"),
             "max_length": _count(told, "max_input_length"),
         }
-
-    def thresholds(self, fetch: Fetch) -> dict[str, float]:  # noqa: ARG002
-        return {}
 
 
 @dataclass(frozen=True)
@@ -186,9 +172,6 @@ class OpenInference:
     def describe(self, fetch: Fetch) -> dict[str, Any]:
         return {"name": self.model, "engine": _text(fetch(f"/v2/models/{quote(self.model)}"), "platform")}
 
-    def thresholds(self, fetch: Fetch) -> dict[str, float]:  # noqa: ARG002
-        return {}
-
     def _scores(self, outputs: Sequence[dict[str, Any]], count: int, task: Task) -> list[NDArray[np.float32]]:
         size = count * len(task.labels)
         for output in outputs:
@@ -217,6 +200,14 @@ def _text(told: Any, name: str) -> str | None:
 def _count(told: Any, name: str) -> int | None:
     value = _in(told, name)
     return value if type(value) is int and value >= 0 else None
+
+
+def _by_label(labels: Any, limits: Any) -> dict[str, float]:
+    """Thresholds, of lists that belong together; empty where they are none."""
+    if not (isinstance(labels, list) and isinstance(limits, list) and len(labels) == len(limits)):
+        return {}
+    pairs = zip(map(str, labels), limits, strict=True)
+    return {label: limit for label, limit in pairs if isinstance(limit, float) and 0 < limit < 1}
 
 
 def _of_length(values: Any, count: int) -> list[Any]:

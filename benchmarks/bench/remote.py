@@ -128,7 +128,7 @@ class RemoteModel:
         except RemoteError as error:
             raise InputError(f"{source.url} does not answer in the dialect '{source.dialect}': {error}") from None
         if task.problem_type == MULTI_LABEL:
-            told = model._dialect.thresholds(model._fetch)
+            told = model._dialect.describe(model._fetch).get("thresholds", {})
             usual = MULTI_LABEL_THRESHOLD
             limits = tuple(told.get(label, told.get(f"LABEL_{label}", usual)) for label in task.labels)
             model.task = replace(task, thresholds=limits)
