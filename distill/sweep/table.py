@@ -39,8 +39,9 @@ class RunTable:
 
     def begin(self, settings: Mapping[str, Any]) -> None:
         """A run starts."""
-        if self._known == self._done > 0 and not stderr.is_terminal:
-            say(f"Done before: {self._known} of {self._total} runs")
+        if self._known == self._done and not stderr.is_terminal:
+            before = f", {self._known} done before" if self._known else ""
+            say(f"{self._total} runs{before}; a line for each as it ends")
         self._current, self._note, self._began = settings, "", time.monotonic()
 
     def listen(self, line: str) -> None:

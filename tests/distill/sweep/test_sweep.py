@@ -137,7 +137,7 @@ def test_a_killed_sweep_goes_on_and_ends_with_the_same_rows(
     assert (output / "summary.json").exists() is False
     sweep(*given)
     said = capsys.readouterr().out
-    assert "Done before: 2 of 4 runs" in said
+    assert "4 runs, 2 done before" in said
     assert "[1/4]" not in said
     assert "[3/4]" in said
     assert rows(output) == rows(finished)

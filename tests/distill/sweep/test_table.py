@@ -42,7 +42,7 @@ def test_lines_name_the_run_and_the_best(monkeypatch: pytest.MonkeyPatch, capsys
     assert written.getvalue() == ""
     run = "layers 2, method kd, learning_rate 5e-05, width –, seed"
     assert capsys.readouterr().out.splitlines() == [
-        "Done before: 1 of 20 runs",
+        "20 runs, 1 done before; a line for each as it ends",
         f"[2/20] {run} 1: accuracy 0.7000 in 12 s; best accuracy 0.7000",
         f"[3/20] {run} 2: failed: the loss is nan at step 3; best accuracy 0.7000",
         f"[4/20] {run} 3: accuracy 0.6000 in 12 s; best accuracy 0.7000",
