@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import PurePosixPath
@@ -33,8 +33,8 @@ class Columns:
     """Which columns hold what; None is found by the usual names, or is absent.
 
     Attributes:
-        late_pair: what the pair column is called where the first row, which names the columns, had none: a row of JSON
-            Lines may still have one.
+        late_pair: the usual name of the pair column where nobody named one. If `pair` is None, a row may still have it:
+            one of JSON Lines whose first row, which names the columns, had none.
     """
 
     text: str | None = None
@@ -68,8 +68,17 @@ class Columns:
             raise InputError(f"the column '{shown(label)}' cannot hold both text and label")
         if label is None and need_label:
             raise InputError(f"{place} has no label column: name it with --label-column; it has: {names}")
-        late_pair = dict(PAIR_NAMES).get(text) if self.text is None and pair is None else None
+        late_pair = dict(PAIR_NAMES).get(text) if self.text is None else None
         return Columns(text, pair, label, late_pair)
+
+    def of_single_texts(self) -> Columns:
+        """The same for a model of single texts: a row without a second one is whole, unless its column was named."""
+        return replace(self, pair=None) if self.late_pair is not None else self
+
+    def read_from(self, columns: Collection[str]) -> tuple[str, ...]:
+        """Which of a table's columns rows are read by."""
+        used = (self.text, self.pair or self.late_pair, self.label)
+        return tuple(name for name in used if name is not None and name in columns)
 
     def text_of(self, row: dict[str, Any]) -> Text:
         """The row's text, or its pair of texts, unchecked."""

@@ -63,6 +63,13 @@ class Manifest:
     not_run: list[str] = field(default_factory=list)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
 
+    @property
+    def of_single_texts(self) -> bool:
+        """Whether the model is known to have been trained on single texts, not on pairs."""
+        data = self.made_from.get("data")
+        train = data.get("train") if isinstance(data, dict) else None
+        return isinstance(train, dict) and train.get("pairs") is False
+
     def __post_init__(self) -> None:
         """
         Raises:

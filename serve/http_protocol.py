@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Coroutine
 from typing import Any, Protocol, cast
 
+import httptools
 from starlette.responses import Response
 from starlette.types import Receive, Scope
 from uvicorn import Config
@@ -86,6 +88,7 @@ class PatientHttpProtocol(HttpToolsProtocol):
         self._direct = direct
         self._in_head = False
         self._head_bytes = self._body_bytes = self._other_bytes = 0
+        self._unread = b""
         self._head_timer: asyncio.TimerHandle | None = None
         self._read_timer: asyncio.TimerHandle | None = None
 
@@ -113,17 +116,28 @@ class PatientHttpProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_headers_complete(self) -> None:
+        if self._wants_upgrade:
+            return
         self._in_head = False
         self._stop_head_timer()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
+        if self._wants_upgrade:
+            return
         super().on_message_complete()
         cast(dict[str, Any], self.cycle.scope)[WHOLE_BODY] = self.cycle.body
 
     def data_received(self, data: bytes) -> None:
+        self._unread = data
+        while (data := self._unread) and self.parser is not None:
+            self._read(data)
+
+    def _read(self, data: bytes) -> None:
         in_head, body_bytes = self._in_head, self._body_bytes
         super().data_received(data)
+        if self._unread is data:
+            self._unread = b""
         if in_head and self._in_head:
             self._head_bytes += len(data)
         elif not in_head and not self._in_head:
@@ -181,9 +195,28 @@ class PatientHttpProtocol(HttpToolsProtocol):
         """Whether a request of this connection is not yet answered."""
         return self.cycle is not None and not self.cycle.response_complete
 
+    @property
+    def _wants_upgrade(self) -> bool:
+        """Whether the head asks for another protocol, such as `h2c` in what Java's client sends first.
+
+        There is none here, and then the request is one like any other (RFC 9110, section 7.8). The parser ends it at
+        its head, so that it is read once more without the wish. CONNECT has no target here and is left to fail.
+        """
+        return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+
+    def _should_upgrade(self) -> bool:
+        return False
+
     def _unsupported_upgrade_warning(self) -> None:
-        # Callers may ask for what there is not; that is no news for the log.
-        pass
+        """The parser has ended at the head of such a request, which is what uvicorn is told by an exception."""
+        if not self._wants_upgrade:
+            return
+        (offset,) = cast(httptools.HttpParserUpgrade, sys.exc_info()[1]).args
+        line = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        headers = (b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade")
+        self._unread = b"".join((line, *headers, b"\r\n", self._unread[offset:]))
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
 
     def shutdown(self) -> None:
         """The server is about to end: closes the connection, but not on a request that is on its way."""

@@ -27,6 +27,7 @@ from common.errors import (
     WorkFailedError,
 )
 from common.tokenization import Encoded
+from serve.backlog import Backlog
 from serve.batch_choice import choose_batch
 from serve.codec import Prediction
 from serve.model_process import BatchResult, LoadedModel
@@ -35,11 +36,6 @@ _LOG = logging.getLogger("understudy.serve")
 
 Outcome = Prediction | UnderstudyError
 
-# The measured rate is the best of late: it falls by this much a batch unless a batch reaches it. Small batches, which
-# are what there is when little waits, say nothing of how fast a long queue is worked off.
-_RATE_DECAY = 0.99
-# Tokens of a batch from which on it tells the rate: a lone short text takes nearly as long as a dozen.
-_RATE_TOKENS = 128
 # Until what was admitted must be answered when the server ends; its callers have had their grace by then.
 _STOP_SECONDS = 5.0
 # Between two looks for what is late.
@@ -124,9 +120,7 @@ class Scheduler:
         self._waiting: deque[_Job] = deque()
         self._background: deque[_Job] = deque()
         self._background_ran = 0.0
-        self._admitted = 0
-        self._admitted_items = 0
-        self._rate = 0.0
+        self._backlog = Backlog()
         self._wake = asyncio.Event()
         self._workers: list[asyncio.Task[None]] = []
         self._running: set[_Job] = set()
@@ -146,12 +140,12 @@ class Scheduler:
     @property
     def admitted_tokens(self) -> int:
         """Tokens admitted and not yet answered."""
-        return self._admitted
+        return self._backlog.tokens
 
     @property
     def wait(self) -> float:
-        """Seconds until what is admitted is answered, by the rate measured of late; 0 before the first batch."""
-        return self._admitted / self._rate if self._rate else 0.0
+        """Seconds until what is admitted is answered, as `Backlog.seconds`."""
+        return self._backlog.seconds
 
     def start(self) -> None:
         """Begins to work; called on the event loop."""
@@ -183,12 +177,12 @@ class Scheduler:
         """
         if not self.ready:
             raise NotReadyError("the server is not ready")
-        if self._admitted >= self._settings.max_queue_tokens or self.wait > self._settings.max_wait:
+        if self._backlog.tokens >= self._settings.max_queue_tokens or self.wait > self._settings.max_wait:
             raise self._overloaded()
 
     @contextlib.contextmanager
-    def admitted(self, texts: Sequence[Encoded]) -> Iterator[None]:
-        """Within, a request's texts have their place in the queue, all of them or none.
+    def admitted(self, model: LoadedModel, texts: Sequence[Encoded]) -> Iterator[None]:
+        """Within, the texts of a request to a model have their place in the queue, all of them or none.
 
         Raises:
             TooLargeError: more tokens than the queue could ever hold.
@@ -201,15 +195,10 @@ class Scheduler:
                 f"the request has {tokens:,} tokens; the queue holds {self._settings.max_queue_tokens:,}: split it"
             )
         self.check_room()
-        if tokens + self._admitted > self._settings.max_queue_tokens:
+        if tokens + self._backlog.tokens > self._settings.max_queue_tokens:
             raise self._overloaded()
-        self._admitted += tokens
-        self._admitted_items += len(texts)
-        try:
+        with self._backlog.admitted(model, texts):
             yield
-        finally:
-            self._admitted -= tokens
-            self._admitted_items -= len(texts)
 
     async def answer(
         self, model: LoadedModel, texts: Sequence[Encoded], deadline: float | None = None, *, first: bool = False
@@ -218,7 +207,7 @@ class Scheduler:
 
         Args:
             deadline: by the event loop's clock; by default `timeout` seconds from now.
-            first: before all that waits, for texts whose request has waited already.
+            first: before all that waits, for texts whose request has waited already, with another model.
 
         Raises:
             NotReadyError: the worker that held one of them was lost.
@@ -232,7 +221,9 @@ class Scheduler:
         else:
             self._waiting.extend(jobs)
         self._wake.set()
-        return await _outcomes(jobs)
+        more = sum(text.tokens for text in texts) if first else 0
+        with self._backlog.owing(model, more):
+            return await _outcomes(jobs)
 
     async def answer_in_background(self, model: LoadedModel, texts: Sequence[Encoded]) -> list[Outcome]:
         """The outcomes of texts that nobody waits for; they run while nothing else does, and else a few a second.
@@ -295,9 +286,8 @@ class Scheduler:
             seconds=seconds,
             waited=started - min(job.arrived for job in batch),
         )
-        if report.tokens >= _RATE_TOKENS:
-            took = max(time.monotonic() - started, 1e-6)
-            self._rate = max(self._rate * _RATE_DECAY, self._settings.lanes * report.tokens / took)
+        took = max(time.monotonic() - started, 1e-6)
+        self._backlog.ran(report.model, report.tokens, self._settings.lanes * report.tokens / took)
         try:
             self._on_batch(report)
         except Exception:
@@ -316,7 +306,7 @@ class Scheduler:
             key=lambda job: job.text.tokens,
         )
         # A share for each lane, and one that is on its way in or out, so that neither lanes nor callers wait in turn.
-        share = -(-self._admitted_items // (self._settings.lanes + 1))
+        share = -(-self._backlog.items // (self._settings.lanes + 1))
         limits = BatchLimits(min(self._limits.items, max(1, share)), self._limits.tokens)
         chosen = choose_batch([job.text.tokens for job in live], live.index(oldest), limits, oldest.model.padding_cost)
         batch = [live[index] for index in chosen]

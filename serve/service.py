@@ -221,7 +221,7 @@ class Service:
         deadline = asyncio.get_running_loop().time() + self.settings.scheduler.timeout
         prepared = await self.tokenizing.prepare(model.codec, texts, truncate=truncate, deadline=deadline)
         encoded = [entry for entry in prepared if isinstance(entry, Encoded)]
-        with self.scheduler.admitted(encoded):
+        with self.scheduler.admitted(model.loaded, encoded):
             results = iter(await self.scheduler.answer(model.loaded, encoded, deadline) if encoded else [])
             first = [next(results) if isinstance(entry, Encoded) else entry for entry in prepared]
             second: dict[int, Prediction] = {}

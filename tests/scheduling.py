@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from types import SimpleNamespace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,17 @@ from serve.model_process import BatchResult
 from serve.scheduler import BatchReport, Outcome, Scheduler, SchedulerSettings
 
 TASK = Task(SINGLE_LABEL, ("a", "b"))
-MODEL: Any = SimpleNamespace(padding_cost=1.0)
+
+
+@dataclass(eq=False)
+class Model:
+    """What the scheduler asks of a loaded model."""
+
+    number: int = 0
+    padding_cost: float = 1.0
+
+
+MODEL: Any = Model()
 
 
 def text_of(identity: int, length: int = 3) -> Encoded:
@@ -82,7 +92,7 @@ def make_scheduler(  # type: ignore[no-untyped-def]
 
 async def submit(scheduler: Scheduler, texts: Sequence[Encoded], model: Any = MODEL) -> list[Outcome]:
     """As one request."""
-    with scheduler.admitted(texts):
+    with scheduler.admitted(model, texts):
         return await scheduler.answer(model, texts)
 
 

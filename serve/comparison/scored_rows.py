@@ -97,6 +97,8 @@ def rows_of_bundles(
     reader = TableSequence(data)
     found = columns.found_in(reader.columns, str(data), need_label=False)
     engines = [Engine.load(path, engine=engine, device=device, threads=threads) for path in (a, b)]
+    if all(loaded.bundle.manifest.of_single_texts for loaded in engines):
+        found = found.of_single_texts()
     first, second = (loaded.task for loaded in engines)
     if first.problem_type != second.problem_type:
         kinds = [task.problem_type.replace("_", " ") for task in (first, second)]
@@ -141,7 +143,7 @@ def label_of(row: Row, column: str) -> str | None:
 
 
 def _answered(engines: list[Engine], reader: TableSequence, found: Columns) -> Iterator[ScoredRow]:
-    needed = [name for name in (found.text, found.pair, found.label) if name is not None]
+    needed = found.read_from(reader.columns)
     number = 0
     for chunk in reader.chunks(CHUNK_ROWS, needed):
         texts = [found.text_of(row) for row in chunk.rows]

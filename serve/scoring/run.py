@@ -96,6 +96,8 @@ def prepare_run(bundle: Bundle, inputs: Inputs, output: Output, settings: ScoreS
     """
     columns = settings.columns.found_in(inputs.columns, inputs.locations[0].name, need_label=False)
     manifest = bundle.manifest
+    if manifest.of_single_texts:
+        columns = columns.of_single_texts()
     writer = TableWriter(
         columns=tuple(inputs.columns),
         added=added_columns(bundle.task, all_scores=settings.all_scores, prefix=settings.prefix),
@@ -105,7 +107,6 @@ def prepare_run(bundle: Bundle, inputs: Inputs, output: Output, settings: ScoreS
         labels=columns.label if bundle.task.problem_type == MULTI_LABEL else None,
         metadata={"understudy.bundle": manifest.name, "understudy.bundle_version": manifest.version},
     )
-    used = tuple(name for name in (columns.text, columns.pair, columns.label) if name is not None)
     many_threads = settings.engine == "torch" and device == "cpu"
     return ScoreRun(
         bundle=bundle,
@@ -118,5 +119,5 @@ def prepare_run(bundle: Bundle, inputs: Inputs, output: Output, settings: ScoreS
         threads=(settings.threads or usable_cores()) if many_threads else 1,
         shard_rows=min(SHARD_ROWS, settings.rows_per_file or SHARD_ROWS),
         # Where both files are of record batches, the other columns pass through as they are.
-        needed=used if writer.takes_batches else None,
+        needed=columns.read_from(inputs.columns) if writer.takes_batches else None,
     )

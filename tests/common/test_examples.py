@@ -344,3 +344,16 @@ def test_a_pair_after_rows_of_one_text_is_a_pair() -> None:
     assert found.text_of({"text": "one", "text_pair": "two"}) == ("one", "two")
     named = Columns("text").found_in(["text", "label"], "x.jsonl", need_label=False)
     assert named.text_of({"text": "one", "text_pair": "two"}) == "one"
+
+
+def test_what_half_a_pair_is_depends_on_the_model() -> None:
+    names, half = ["text", "text_pair", "label"], {"text": "one", "text_pair": None}
+    found = Columns().found_in(names, "x.jsonl", need_label=False)
+    assert found.text_of(half) == ("one", None)
+    single = found.of_single_texts()
+    assert single.text_of(half) == "one"
+    assert single.text_of({"text": "one", "text_pair": "two"}) == ("one", "two")
+    assert single.read_from(names) == tuple(names)
+    assert single.read_from(["label", "text"]) == ("text", "label")
+    named = Columns("text", "text_pair").found_in(names, "x.jsonl", need_label=False)
+    assert named.of_single_texts().text_of(half) == ("one", None)

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -173,3 +174,40 @@ def test_who_wants_the_connection_closed_has_it_closed(server: ServerProcess) ->
         connection.send(_post().replace(b"HTTP/1.1", b"HTTP/1.0"))
         assert connection.answer()[0] == 200
         assert connection.at_end()
+
+
+UPGRADE = (
+    "Connection: Upgrade, HTTP2-Settings",
+    "Upgrade: h2c",
+    "HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA",
+)
+
+
+def test_a_wish_for_another_protocol_changes_nothing(server: ServerProcess) -> None:
+    """As Java's client, and curl's --http2, begin a connection."""
+    whole = _post("/v1/classify", BODY, *UPGRADE)
+    head = whole[: -len(BODY)]
+    chunked = "\r\n".join(
+        ["POST /v1/classify HTTP/1.1", "Host: x", "Transfer-Encoding: chunked", *UPGRADE, "", ""]
+    ).encode() + b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
+    with _connected(server) as connection:
+        connection.send(_post())
+        status, _, expected = connection.answer()
+        assert status == 200
+        for parts in ([whole], [head, BODY], [head[:50], head[50:] + BODY[:5], BODY[5:]], [chunked], [whole * 30]):
+            for part in parts:
+                connection.send(part)
+                time.sleep(0.05)
+            for _ in range(30 if len(parts[0]) > 20 * len(BODY) else 1):
+                status, _, answer = connection.answer()
+                assert (status, answer["outputs"]) == (200, expected["outputs"])
+        connection.send(b"GET /health/ready HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        assert connection.answer()[0] == 200
+
+
+def test_a_tunnel_is_refused(server: ServerProcess) -> None:
+    with _connected(server) as connection:
+        connection.send(b"CONNECT elsewhere:443 HTTP/1.1\r\nHost: elsewhere:443\r\n\r\n")
+        response = HTTPResponse(connection)  # type: ignore[arg-type]
+        response.begin()
+        assert response.status == 400

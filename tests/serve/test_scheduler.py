@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +17,7 @@ from common.tokenization import Encoded
 from serve.codec import Prediction
 from serve.model_process import BatchResult
 from serve.scheduler import BatchReport, Outcome
-from tests.scheduling import MODEL, Gate, Runner, make_scheduler, submit, text_of, until
+from tests.scheduling import MODEL, Gate, Model, Runner, make_scheduler, submit, text_of, until
 
 pytestmark = pytest.mark.usefixtures("quick_clock")
 
@@ -150,7 +149,7 @@ def test_a_batch_is_of_one_model(texts: list[tuple[int, int]], lanes: int) -> No
     async def go() -> None:
         scheduler = make_scheduler(Pure(), lanes=lanes)
         scheduler.start()
-        models = [SimpleNamespace(number=number, padding_cost=number / 2) for number in range(3)]
+        models = [Model(number, padding_cost=number / 2) for number in range(3)]
         requests = [(models[model], text_of(3 * row + model, length)) for row, (model, length) in enumerate(texts)]
         answers = await asyncio.gather(*(submit(scheduler, [text], model) for model, text in requests))
         for (_, text), (outcome,) in zip(requests, answers, strict=True):
@@ -208,6 +207,30 @@ def test_a_wait_that_is_too_long_is_refused_and_says_how_long() -> None:
     asyncio.run(go())
 
 
+def test_a_slow_models_queue_is_refused_by_its_own_speed() -> None:
+    fast, slow = Model(1), Model(2)
+
+    class Mixed(Runner):
+        async def run(self, model: object, batch: Sequence[Encoded]) -> BatchResult:
+            await asyncio.sleep(sum(text.tokens for text in batch) / (100_000 if model is fast else 2_000))
+            return await super().run(model, batch)
+
+    async def go() -> None:
+        scheduler = make_scheduler(Mixed(), max_wait=0.5, timeout=20)
+        scheduler.start()
+        for model in (slow, fast, fast, fast):
+            await submit(scheduler, [text_of(1, 200)], model)
+        waiting = [asyncio.create_task(submit(scheduler, [text_of(2, 200)] * 6, slow))]
+        await asyncio.sleep(0)
+        assert 0.5 < scheduler.wait < 0.8
+        with pytest.raises(OverloadedError):
+            scheduler.check_room()
+        await asyncio.wait(waiting)
+        await scheduler.stop()
+
+    asyncio.run(go())
+
+
 @given(
     st.lists(st.tuples(st.integers(1, 30), st.sampled_from(["wait", "leave", "late"])), min_size=1, max_size=25),
     st.integers(20, 120),
@@ -223,7 +246,7 @@ def test_whatever_callers_do_the_queue_ends_empty_and_nobody_waits_in_vain(
         loop = asyncio.get_running_loop()
 
         async def ask(identity: int, length: int, how: str) -> list[Outcome]:
-            with scheduler.admitted([text_of(identity, length)]):
+            with scheduler.admitted(MODEL, [text_of(identity, length)]):
                 deadline = loop.time() + (0.005 if how == "late" else 20)
                 return await scheduler.answer(MODEL, [text_of(identity, length)], deadline)
 

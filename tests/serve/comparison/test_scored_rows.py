@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -158,6 +159,7 @@ class _Model:
 
     def __init__(self, task: Task, scores: list[float]):
         self.task = task
+        self.bundle = SimpleNamespace(manifest=SimpleNamespace(of_single_texts=True))
         self._scores = np.array(scores, np.float32)
 
     def classify(self, texts: list[Any]) -> list[Prediction | TextError]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -137,13 +138,38 @@ def test_all_scores_and_prefix(bundle: Path, tmp_path: Path) -> None:
     assert sum(scores.values()) == pytest.approx(1, abs=1e-5)
 
 
-def test_each_row_of_json_lines_is_a_pair_or_not_by_itself(student_bundle: Path, tmp_path: Path) -> None:
-    rows = [{"text": TEXTS[0]}, {"text": TEXTS[0], "text_pair": TEXTS[1]}, {"text": TEXTS[1], "text_pair": None}]
-    score(student_bundle, _write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl")
-    wanted = Engine.load(student_bundle).classify([TEXTS[0], (TEXTS[0], TEXTS[1]), TEXTS[1]])
-    for scored, answer in zip(_read(tmp_path / "out.jsonl"), wanted, strict=True):
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        ("in.jsonl", {}),
+        *((name, {"text_pair": pair}) for name in ("in.jsonl", "in.parquet") for pair in (None, TEXTS[2])),
+    ],
+)
+def test_each_row_is_a_pair_or_not_by_itself(
+    name: str, first: dict[str, str | None], student_bundle: Path, tmp_path: Path
+) -> None:
+    of_single_texts = shutil.copytree(student_bundle, tmp_path / "bundle")
+    manifest = json.loads((of_single_texts / "understudy.json").read_text())
+    manifest["made_from"]["data"] = {"train": {"pairs": False}}
+    (of_single_texts / "understudy.json").write_text(json.dumps(manifest))
+    rows = [
+        {"text": TEXTS[0], **first},
+        {"text": TEXTS[0], "text_pair": TEXTS[1]},
+        {"text": TEXTS[1], "text_pair": None},
+    ]
+    score(of_single_texts, _write(tmp_path / name, rows), tmp_path / "out.jsonl")
+    pair = first.get("text_pair")
+    texts = [TEXTS[0] if pair is None else (TEXTS[0], pair), (TEXTS[0], TEXTS[1]), TEXTS[1]]
+    for scored, answer in zip(_read(tmp_path / "out.jsonl"), Engine.load(student_bundle).classify(texts), strict=True):
         assert isinstance(answer, Prediction)
         assert scored["score"] == pytest.approx(answer.score, abs=1e-6)
+
+
+def test_half_a_pair_is_no_text_for_a_model_of_pairs(bundle: Path, tmp_path: Path) -> None:
+    """Nor for one of which nobody knows what it was trained on, or where the pair column is named."""
+    rows = [{"text": TEXTS[0], "text_pair": None}, {"text": TEXTS[0], "text_pair": TEXTS[1]}]
+    score(bundle, _write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl")
+    assert [row["error"] for row in _read(tmp_path / "out.jsonl")] == ["no text", None]
 
 
 def test_other_heads(multi_label_bundle: Path, regression_bundle: Path, tmp_path: Path) -> None:
