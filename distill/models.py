@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from tokenizers import Tokenizer, normalizers, pre_tokenizers
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
@@ -98,9 +100,28 @@ def load_tokenizer(source: Source) -> Any:
         raise InputError(f"{source.path}: the tokenizer cannot be loaded: {first_line(error)}") from None
     if not getattr(tokenizer, "is_fast", False):
         raise InputError(f"{source.path}: a fast tokenizer is needed (tokenizer.json)")
+    file = source.path / "tokenizer.json"
+    if file.is_file():
+        _take_from_file(tokenizer.backend_tokenizer, Tokenizer.from_file(str(file)))
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.no_truncation()
     return tokenizer
+
+
+def _take_from_file(backend: Tokenizer, file: Tokenizer) -> None:
+    """Makes a tokenizer read texts as its file says.
+
+    transformers 5 builds normalizer, pre-tokenizer and model anew, as the model's class has them by default, and loses
+    what else the file has (of a BERT's: an NFKC, a limit of a word's characters). As with transformers 4, BERT's own
+    normalizer and the pre-tokenizer of bytes alone are left to the settings beside the file, such as `do_lower_case`.
+    """
+    if not all(isinstance(each.normalizer, normalizers.BertNormalizer) for each in (backend, file)):
+        backend.normalizer = file.normalizer
+    if not all(isinstance(each.pre_tokenizer, pre_tokenizers.ByteLevel) for each in (backend, file)):
+        backend.pre_tokenizer = file.pre_tokenizer
+    backend.model = file.model
+    if file.post_processor is not None:
+        backend.post_processor = file.post_processor
 
 
 def make_encoder(tokenizer: Any, config: Any, max_length: int) -> TextEncoder:
@@ -175,11 +196,19 @@ def save_tokenizer(tokenizer: Any, directory: Path, max_length: int) -> None:
     tokenizer.save_pretrained(directory)
     path = directory / "tokenizer_config.json"
     settings = read_json(path)
-    if settings.get("tokenizer_class") == "TokenizersBackend":
+    again = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    # A class that would not read texts as the file says gives way to the one that does nothing but read the file.
+    if settings.get("tokenizer_class") == "TokenizersBackend" or _content(again) != _content(tokenizer):
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"
     if isinstance(settings.get("extra_special_tokens"), list):
         settings["additional_special_tokens"] = settings.pop("extra_special_tokens")
     write_json(path, settings)
+
+
+def _content(tokenizer: Any) -> dict[str, Any]:
+    """All that decides how a text is read."""
+    content: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
+    return {name: value for name, value in content.items() if name not in ("padding", "truncation")}
 
 
 def set_task(config: Any, task: Task) -> None:
