@@ -165,9 +165,9 @@ def _method(encoders: Mapping[str, EncoderRow]) -> Iterator[str]:
         f"- **Fine-tuning**: the learning rate is chosen of {' and '.join(f'{rate:g}' for rate in RATES)} for each "
         "encoder and task by a tenth of the training rows, on the first seed; that part picks each run's epoch too. "
         f"Dev chooses nothing. {slices}.",
-        f"- **Intervals** are of {100 * CONFIDENCE:.0f} %, by a bootstrap of {RESAMPLES:,} resamples over seeds and "
-        "examples; with one seed over examples alone. Differences are paired over both. Each objective was run once, "
-        "so how much pretraining varies is in no interval.",
+        f"- **Intervals** are of {100 * CONFIDENCE:.0f} %, by {RESAMPLES:,} bootstrap resamples of the examples and "
+        "Student's t over seeds; with one seed over examples alone. Differences are paired over both. Each "
+        "objective was run once, so how much pretraining varies is in no interval.",
     )
 
 
