@@ -34,7 +34,7 @@ def costs(
     Args:
         processes: by model, what fresh processes of it cost.
         passes: by model, its turns in the offline scenario; empty where that was not asked for.
-        lengths: tokens of each text of the data.
+        lengths: tokens of each text of the data, truncated at the longest limit of all models.
         peak: of the machine's matrix products.
     """
     return {

@@ -21,23 +21,25 @@ class Sample:
     """
     Attributes:
         texts: of the data, checked.
-        encoder: of the shortest limit of all models, so that no text made for the purpose is truncated by any.
+        encoder: of the longest limit of all models. What reads less of a text reads it up to its own limit.
+        shortest: of the shortest one, so that no text made for the purpose is truncated by any model.
         seed: of all that is drawn.
     """
 
     texts: Sequence[Text]
     encoder: TextEncoder
+    shortest: TextEncoder
     seed: int
 
     @classmethod
     def of(cls, texts: Sequence[Text], models: Sequence[LocalModel], seed: int) -> Sample:
         """As the models in this process read the texts."""
-        encoder = min((model.engine.encoder for model in models), key=lambda encoder: encoder.max_length)
-        return cls(texts, encoder, seed)
+        encoders = sorted((model.engine.encoder for model in models), key=lambda encoder: encoder.max_length)
+        return cls(texts, encoders[-1], encoders[0], seed)
 
     @cached_property
     def lengths(self) -> list[int]:
-        """Tokens of each text, truncated at the limit."""
+        """Tokens of each text, truncated at the longest limit."""
         return [encoded.tokens for encoded in self.encoder.encode(self.texts)]
 
     @cached_property
@@ -61,7 +63,7 @@ class Sample:
     @cached_property
     def bins(self) -> list[LengthBin]:
         """The texts by length."""
-        return bins_by_length(self.texts, self.lengths, self.encoder, random.Random(self.seed))
+        return bins_by_length(self.texts, self.lengths, self.shortest, random.Random(self.seed))
 
     @cached_property
     def _drawn_rows(self) -> list[int]:

@@ -51,8 +51,8 @@ def bins_by_length(
     """The texts by length; a bin that nothing falls into is left out.
 
     Args:
-        lengths: tokens of each text, truncated at the encoder's limit.
-        encoder: counts the tokens of joined texts; no bin lies beyond its limit.
+        lengths: tokens of each text.
+        encoder: counts the tokens of joined texts; none lies beyond its limit.
     """
     bins = []
     for low, high in LENGTH_BINS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +81,7 @@ def test_multi_stream_asks_for_eight_at_a_time(
         def call(self, texts: list[str]) -> None:
             asked.append(len(texts))
 
-    scenario = MultiStream(models, Sample(sample.texts[:3], sample.encoder, 0), ROUNDS, seconds=1.0)
+    scenario = MultiStream(models, replace(sample, texts=sample.texts[:3]), ROUNDS, seconds=1.0)
     calls = scenario.jobs[0].run(Recorder())
     assert asked == [8] * 17
     found = scenario.result([{"teacher": [calls] * ROUNDS, "student": [[2 * t for t in calls]] * ROUNDS}])
@@ -97,7 +98,7 @@ def test_offline_answers_the_same_texts_in_batches_of_each_size(
     assert [each[0].texts for each in passes] == [64, 16, 32, 64]
     assert all(each[0].lengths == each[1].lengths for each in passes)
     assert all(job.local for job in scenario.jobs)
-    few = Offline(models, Sample(sample.texts[:9], sample.encoder, 0), ROUNDS, seconds=1.0)
+    few = Offline(models, replace(sample, texts=sample.texts[:9]), ROUNDS, seconds=1.0)
     found = few.result([{"teacher": [job.run(models[0])] * ROUNDS} for job in few.jobs])
     assert [part["batch"] for part in found["models"]["teacher"]["by_batch"]] == [1, 8]
 
