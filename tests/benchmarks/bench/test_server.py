@@ -180,6 +180,18 @@ def test_a_trial_holds_only_if_all_is_well() -> None:
     assert (trial.held, trial.errors) == (False, 1)
 
 
+@pytest.mark.parametrize(("never_sent", "valid"), [(0, True), (10, True), (11, False), (500, False)])
+def test_requests_that_the_generator_never_sent_are_late_without_end(never_sent: int, valid: bool) -> None:
+    whole = trace(np.arange(1000) / 500, 0.011, lag=0.001)
+    late = np.linspace(0, 999, never_sent).astype(int)
+    whole.fate[late], whole.sent[late], whole.answered[late] = Fate.LATE, np.nan, np.nan
+    # Of so wide a bound that those which were sent are early enough.
+    trial = Trial(500.0, 0, whole, 2.0)
+    assert trial.valid == valid
+    assert trial.held == (never_sent == 0)
+    assert trial.as_dict()["lag_p99_ms"] == (pytest.approx(1.0) if valid else None)
+
+
 def test_nothing_answered_has_no_percentiles() -> None:
     nothing = trace(np.zeros(3), np.nan, fate=Fate.CROWDED)
     nothing.sent[:] = np.nan
