@@ -6,6 +6,7 @@ label is best. What is reported after the fit is measured on rows that the fit d
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,8 @@ BINS = 15
 _LEAST, _MOST = 0.2, 10.0
 # A label's threshold is its own only where the dev table knows it this often.
 _ENOUGH_POSITIVES = 5
-_THRESHOLD_RANGE = (0.05, 0.95)
+# What lies between 0 and 1, as thresholds must; float32, by which they are compared, takes the two for 0 and 1.
+_THRESHOLD_RANGE = (math.nextafter(0.0, 1.0), math.nextafter(1.0, 0.0))
 
 
 def calibrate(
@@ -137,11 +139,10 @@ def _thresholds(scores: NDArray[np.floating], truth: NDArray[np.float64]) -> lis
 
 def _between(below: float, above: float) -> float:
     """The middle in the fewest digits, four at least, that leave each score on its side."""
-    middle = float(np.clip((below + above) / 2, *_THRESHOLD_RANGE))
-    rounded = (round(middle, digits) for digits in range(4, 9))
+    rounded = (float(f"{(below + above) / 2:.{digits}g}") for digits in range(4, 10))
     # Between two neighbours among float32's numbers there is none, and a tie may be rounded to the lower.
     neighbour = float(np.clip(above, *_THRESHOLD_RANGE))
-    return next((value for value in rounded if below < np.float32(value) <= above), neighbour)
+    return next((value for value in rounded if below < np.float32(value) <= above and 0 < value < 1), neighbour)
 
 
 def _truth(targets: NDArray[Any], task: Task) -> NDArray[np.float64]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +12,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import brier_score_loss, f1_score, log_loss
 
 from common.labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Task, activate
-from export.calibration import calibrate, expected_calibration_error, reliability
+from export.calibration import _thresholds, calibrate, expected_calibration_error, reliability
 
 DATA = {"name": "dev.tsv", "sha256": "0", "rows": 1}
 FOUR = Task(SINGLE_LABEL, ("a", "b", "c", "d"))
@@ -134,6 +136,37 @@ def test_thresholds_part_scores_that_lie_close_together() -> None:
     assert found.thresholds is not None
     scores = activate(logits, MULTI_LABEL, found.temperature)
     np.testing.assert_array_equal(scores >= np.array(found.thresholds, np.float32), truth > 0)
+
+
+def test_a_rare_label_fires_however_low_its_scores_are() -> None:
+    draw = np.random.default_rng(0)
+    truth = (draw.random((400, 3)) < [0.03, 0.3, 0.5]).astype(np.float32)
+    logits = draw.normal(size=(400, 3), scale=[0.3, 1, 1]) + truth * [1.5, 2, 2] - [5, 1, 1]
+    found = calibrate(logits, truth, SEVERAL, DATA, seed=0)
+    assert found is not None
+    assert found.thresholds is not None
+    scores = activate(logits, MULTI_LABEL, found.temperature)[:, 0]
+    assert scores.max() < 0.05
+    holds = replace(SEVERAL, thresholds=tuple(found.thresholds)).holds(np.tile(scores[:, None], 3))[:, 0]
+    best = max(f1_score(truth[:, 0], scores >= limit) for limit in scores)
+    assert f1_score(truth[:, 0], holds) == best > 0.9
+
+
+@pytest.mark.parametrize("ends", [(0.0, 0.3), (0.7, 1.0), (0.0, 1e-12), (1 - 2**-24, 1.0), (0.0, 1e-45), (0.3, 0.7)])
+def test_a_threshold_parts_any_two_scores_and_a_task_takes_it(ends: tuple[float, float]) -> None:
+    below, above = np.float32(ends)
+    assert below < above
+    scores = np.repeat(np.array([below, above], np.float32), 10)[:, None]
+    limits = tuple(_thresholds(scores, (scores == above).astype(np.float64)))
+    task = Task(MULTI_LABEL, ("a",), limits)
+    np.testing.assert_array_equal(task.holds(scores), scores == above)
+
+
+@pytest.mark.parametrize("score", [0.0, 1.0])
+def test_a_label_that_all_rows_have_holds_for_all(score: float) -> None:
+    scores = np.full((10, 1), score, np.float32)
+    task = Task(MULTI_LABEL, ("a",), tuple(_thresholds(scores, np.ones((10, 1)))))
+    assert task.holds(scores).all()
 
 
 def test_thresholds_that_do_not_help_are_not_kept() -> None:
