@@ -42,6 +42,12 @@ class Task:
             raise InputError(f"problem_type is '{self.problem_type}', not one of {', '.join(PROBLEM_TYPES)}")
         if len(set(self.labels)) != len(self.labels) or not self.labels:
             raise InputError(f"labels must be distinct and at least one, not {list(self.labels)}")
+        if self.problem_type == REGRESSION and len(self.labels) > 1:
+            raise InputError(
+                f"a model with the problem_type '{REGRESSION}' answers with one number, and this one has "
+                f"{len(self.labels)} outputs ({shown(', '.join(self.labels), 100)}): models of several numbers are "
+                "not supported"
+            )
         if self.thresholds and (
             self.problem_type != MULTI_LABEL
             or len(self.thresholds) != len(self.labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -252,6 +253,13 @@ def test_labels_that_are_not_the_graphs_are_refused(foreign: Path) -> None:
     text = (foreign / "config.json").read_text()
     (foreign / "config.json").write_text(text.replace('"2": "login_problem"', '"2": "login_problem", "3": "more"'))
     with pytest.raises(InputError, match=r"model\.onnx gives 3 logits; its config has 4 labels"):
+        adopted(foreign)
+
+
+def test_several_numbers_are_no_one_answer(foreign: Path) -> None:
+    config = json.loads((foreign / "config.json").read_text())
+    (foreign / "config.json").write_text(json.dumps({**config, "problem_type": "regression"}))
+    with pytest.raises(InputError, match="answers with one number, and this one has 3 outputs"):
         adopted(foreign)
 
 

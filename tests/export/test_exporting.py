@@ -152,6 +152,13 @@ def test_large_numbers_are_compared_in_proportion(tmp_path: Path, capsys: pytest
     assert "every label" not in told
 
 
+def test_several_numbers_are_no_one_answer(tmp_path: Path) -> None:
+    path = make_model(tmp_path / "model", layers=1, labels=("joy", "fear", "anger"), problem_type="regression")
+    with pytest.raises(InputError, match=r"answers with one number, and this one has 3 outputs \(joy, fear, anger\)"):
+        export(path, tmp_path / "bundle", checked_on=str(DEV))
+    assert not (tmp_path / "bundle").exists()
+
+
 def _labelled(tmp_path: Path, rows: int = 120) -> Path:
     return write_tsv(
         tmp_path / "dev.tsv",
