@@ -21,11 +21,32 @@ from kernels.xlnet import is_fused
 ATTENTION = "understudy_onnx"
 # What the operator puts in a padded key's place. It swallows every true score.
 _HIDDEN = -1e30
+_CHUNK = "chunk_size_feed_forward"
 
 
 @contextlib.contextmanager
 def exported_form(model: PreTrainedModel) -> Iterator[None]:
     """Inside, the model is in that form, as far as its family can be."""
+    with _whole_feed_forwards(model), _attending_by_operator(model):
+        yield
+
+
+@contextlib.contextmanager
+def _whole_feed_forwards(model: PreTrainedModel) -> Iterator[None]:
+    """Cut into chunks to save memory, they give the same numbers, and a graph that has their count baked in."""
+    chunked = [module for module in model.modules() if getattr(module, _CHUNK, 0)]
+    sizes = [getattr(module, _CHUNK) for module in chunked]
+    for module in chunked:
+        setattr(module, _CHUNK, 0)
+    try:
+        yield
+    finally:
+        for module, size in zip(chunked, sizes, strict=True):
+            setattr(module, _CHUNK, size)
+
+
+@contextlib.contextmanager
+def _attending_by_operator(model: PreTrainedModel) -> Iterator[None]:
     if is_fused(model):
         model.base_model.last_only = True
         try:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from common.batching import BatchLimits, cut_batches
 from common.devices import open_session
-from common.errors import WorkFailedError
+from common.errors import WorkFailedError, first_line
 from common.progress import progress
 from common.tokenization import Encoded, TextEncoder
 from export.onnx_file import graph_files
@@ -47,11 +47,18 @@ class ExportedGraph:
         """`[batch, labels]`.
 
         Raises:
-            WorkFailedError: an output is not a finite number.
+            WorkFailedError: the graph cannot be run on a batch of this shape, or an output is not a finite number.
         """
         padded = self._encoder.pad(batch)
         given = {name: padded[name] for name in self.names}
-        logits: NDArray[np.float32] = np.asarray(self._session.run(["logits"], given)[0], np.float32)
+        try:
+            logits: NDArray[np.float32] = np.asarray(self._session.run(["logits"], given)[0], np.float32)
+        except Exception as error:  # the runtime's errors share no base class
+            count, length = padded["input_ids"].shape
+            raise WorkFailedError(
+                f"the exported model cannot be run on a batch of {count} by {length} tokens: {first_line(error)}: "
+                "no bundle is written"
+            ) from error
         if not np.isfinite(logits).all():
             raise WorkFailedError("the exported model gives outputs that are not finite numbers: no bundle is written")
         return logits

@@ -32,7 +32,7 @@ from export.contents import describe_graph
 from export.dev_rows import dev_rows
 from export.exported_graph import ExportedGraph
 from export.finishing import finish_bundle, say_result
-from export.onnx_graph import check_opset, export_graph
+from export.onnx_graph import check_exportable, check_opset, export_graph
 from export.precision import Tools, lower_precision
 from export.proofs import PrecisionProof
 from export.served import Served
@@ -59,7 +59,7 @@ def export(
         checked_on: a table of at least 64 real texts; with `settings.labelled`, of dev rows with the task's labels.
 
     Raises:
-        InputError: the directory is no classifier, or the table will not do.
+        InputError: the directory is no classifier that can be exported, or the table will not do.
         WorkFailedError: the graph cannot be made, does not answer as the model does, or loses too much in the precision
             asked for.
     """
@@ -67,6 +67,7 @@ def export(
     check_opset(settings.opset)
     source = find_model(str(model_dir))
     config = load_config(source)
+    check_exportable(config, source.name)
     task = bundle_task(config, source.name)
     examples = read_examples(checked_on, columns, split="validation", need_label=settings.labelled)
     check_texts(examples)

@@ -7,6 +7,7 @@ import io
 import logging
 import warnings
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnxruntime
@@ -92,6 +93,21 @@ def check_opset(opset: int) -> None:
     )
     if not _LEAST_OPSET <= opset <= highest:
         raise InputError(f"opset must lie between {_LEAST_OPSET} and {highest} here, not {opset}")
+
+
+def check_exportable(config: Any, name: str) -> None:
+    """
+    Args:
+        name: of the model, for the message.
+
+    Raises:
+        InputError: the model's answer to a text depends on the text's place in the batch.
+    """
+    if config.model_type == "xlnet" and config.bi_data:
+        raise InputError(
+            f"{name} has bi_data on, with which XLNet reads the second half of each batch backwards: it cannot be "
+            'exported; where it was trained without, set "bi_data" to false in its config.json'
+        )
 
 
 def _runs(opset: int) -> bool:

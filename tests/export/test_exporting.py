@@ -47,6 +47,25 @@ def test_other_families_export_and_agree(family: str, tmp_path: Path) -> None:
     assert _difference(bundle, list(zip(texts, texts[::-1], strict=True))) < 1e-4
 
 
+def _with_config(model: Path, **values: object) -> Path:
+    """The same model, its config changed."""
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, **values}))
+    return model
+
+
+def test_feed_forwards_in_chunks_bake_no_length_in(tmp_path: Path) -> None:
+    model = _with_config(make_model(tmp_path / "model", layers=2), chunk_size_feed_forward=1)
+    export(model, tmp_path / "bundle", checked_on=str(DEV))
+    assert _difference(tmp_path / "bundle", ["where is my parcel, it is late", "hello", "my card was declined"]) < 1e-4
+
+
+def test_an_xlnet_that_reads_half_of_a_batch_backwards_is_refused_by_name(tmp_path: Path) -> None:
+    model = _with_config(make_model(tmp_path / "model", "xlnet", layers=1), bi_data=True)
+    with pytest.raises(InputError, match="model has bi_data on, with which XLNet reads the second half of each batch"):
+        export(model, tmp_path / "bundle", checked_on=str(DEV))
+
+
 @settings(deadline=None, max_examples=25)
 @given(st.lists(st.text("abcdefgh ", min_size=1, max_size=400).filter(str.strip), min_size=1, max_size=9))
 def test_any_batch_and_length_agrees(bundle: Path, texts: list[str]) -> None:
