@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from common.errors import InputError
+from common.errors import InputError, shown
 from common.files import MADE_BY, read_json, sha256, write_json
 from common.labels import Task
 from export.proofs import Attempt, Calibration, PrecisionProof, Verification
@@ -198,11 +198,15 @@ def _read_manifest(path: Path) -> Manifest:
 def _verify(directory: Path, name: str, entry: dict[str, Any]) -> None:
     if Path(name).name != name:
         raise InputError(f"{directory / MANIFEST_FILE} names a file outside the bundle: {name}")
+    for field_name, kind, meaning in (("bytes", int, "number of bytes"), ("sha256", str, "hash")):
+        if type(entry.get(field_name)) is not kind:
+            told = shown(json.dumps(entry.get(field_name)), 80)
+            raise InputError(f"{directory / MANIFEST_FILE}: {field_name} of {name} is no {meaning} but {told}")
     file = directory / name
     if not file.is_file():
         raise InputError(f"{file} is missing: the bundle is damaged")
     size = file.stat().st_size
-    if size != entry.get("bytes"):
-        raise InputError(f"{file} has {size:,} bytes where the manifest says {entry.get('bytes'):,}: it was changed")
-    if sha256(file) != entry.get("sha256"):
+    if size != entry["bytes"]:
+        raise InputError(f"{file} has {size:,} bytes where the manifest says {entry['bytes']:,}: it was changed")
+    if sha256(file) != entry["sha256"]:
         raise InputError(f"{file} does not match its sha256 in the manifest: it was changed")

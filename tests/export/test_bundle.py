@@ -127,6 +127,16 @@ def test_a_manifest_that_points_outside_is_refused(copy: Path) -> None:
         Bundle.load(copy)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("bytes", None), ("bytes", "12"), ("bytes", True), ("bytes", []), ("sha256", None), ("sha256", 7), ("sha256", {})],
+)
+def test_an_entry_of_another_kind_is_named(copy: Path, field: str, value: object) -> None:
+    _edit(copy, lambda manifest: manifest["files"]["config.json"].update({field: value}))
+    with pytest.raises(InputError, match=rf"understudy\.json: {field} of config\.json is no"):
+        Bundle.load(copy)
+
+
 def test_a_manifest_that_leaves_a_file_out_is_refused(copy: Path) -> None:
     _edit(copy, lambda manifest: manifest["files"].pop("config.json"))
     with pytest.raises(InputError, match=r"does not vouch for config\.json"):
