@@ -12,7 +12,7 @@ import orjson
 from numpy.typing import NDArray
 
 from common.errors import InputError, shown
-from common.labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Task, activate, split_labels
+from common.labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Task, split_labels
 from common.tokenization import Text
 
 # Fetches a path of the server by GET: its JSON, or None where it answers with an error.
@@ -28,10 +28,12 @@ class Reading:
     Attributes:
         scores: float32 `[labels]` in the task's order. Where a server names labels without scores, these have 1.
         truncated: whether the text lost tokens at the model's limit; None where it does not tell.
+        untold: whether the server does not say if these are probabilities or logits; see `are_probabilities`.
     """
 
     scores: NDArray[np.float32]
     truncated: bool | None = None
+    untold: bool = False
 
 
 @dataclass(frozen=True)
@@ -125,8 +127,8 @@ class Predict:
 class OpenInference:
     """The Open Inference Protocol v2's, `/v2/models/NAME/infer`, as KServe, Triton and MLServer speak it.
 
-    Read are, whatever their names: a float tensor of one number a text and label (probabilities, or else logits), or a
-    tensor of strings, which are labels or JSON with a label.
+    Read are, whatever their names: a float tensor of one number a text and label, probabilities or logits, or a tensor
+    of strings, which are labels or JSON with a label.
 
     Attributes:
         inputs: names of the tensors that take a text and, for pairs, the second one.
@@ -166,25 +168,40 @@ class OpenInference:
     def read(self, answer: Any, count: int, task: Task) -> list[Reading | Refusal]:
         outputs = answer["outputs"]
         cut = next((output["data"] for output in outputs if output["name"] == "truncated"), [None] * count)
-        rows = self._scores(outputs, count, task)
-        return [Reading(scores, truncated) for scores, truncated in zip(rows, _of_length(cut, count), strict=True)]
+        rows, untold = self._scores(outputs, count, task)
+        return [
+            Reading(scores, truncated, untold) for scores, truncated in zip(rows, _of_length(cut, count), strict=True)
+        ]
 
     def describe(self, fetch: Fetch) -> dict[str, Any]:
         return {"name": self.model, "engine": _text(fetch(f"/v2/models/{quote(self.model)}"), "platform")}
 
-    def _scores(self, outputs: Sequence[dict[str, Any]], count: int, task: Task) -> list[NDArray[np.float32]]:
+    def _scores(
+        self, outputs: Sequence[dict[str, Any]], count: int, task: Task
+    ) -> tuple[list[NDArray[np.float32]], bool]:
+        """Each text's, and whether they may be logits."""
         size = count * len(task.labels)
         for output in outputs:
             if output["datatype"] in ("FP16", "FP32", "FP64") and np.prod(output["shape"]) == size:
                 values = np.asarray(output["data"], np.float64).reshape(count, -1)
                 named = (output.get("parameters") or {}).get("labels") or task.labels
-                return [
-                    _in_order(dict(zip(named, row, strict=True)), task) for row in _as_scores(values, task).tolist()
-                ]
+                return [_in_order(dict(zip(named, row, strict=True)), task) for row in values.tolist()], True
         for output in outputs:
             if output["datatype"] == "BYTES" and len(output["data"]) == count:
-                return [_from_string(value, task) for value in output["data"]]
+                return [_from_string(value, task) for value in output["data"]], False
         raise ValueError(f"no output has a score for each of {len(task.labels)} labels, or a label for each text")
+
+
+def are_probabilities(values: NDArray[np.floating], task: Task) -> bool:
+    """Whether what a server gave can be scores. A few texts' logits may look like some: only all of its answers tell.
+
+    Args:
+        values: `[texts, labels]`.
+    """
+    likely = bool((values >= -_ROUNDING).all() and (values <= 1 + _ROUNDING).all())
+    if task.problem_type == SINGLE_LABEL:
+        likely = likely and bool(np.abs(values.sum(axis=1) - 1).max() <= _ROUNDING)
+    return likely
 
 
 def _in(told: Any, name: str) -> Any:
@@ -238,14 +255,6 @@ def _in_order(scores: dict[str, float], task: Task) -> NDArray[np.float32]:
     if not np.isfinite(values).all():
         raise ValueError("the answer has scores that are not finite numbers")
     return values
-
-
-def _as_scores(values: NDArray[np.float64], task: Task) -> NDArray[np.float32]:
-    """Probabilities, of values `[texts, labels]` that may be logits."""
-    likely = (values >= -_ROUNDING).all() and (values <= 1 + _ROUNDING).all()
-    if task.problem_type == SINGLE_LABEL:
-        likely = likely and np.abs(values.sum(axis=1) - 1).max() <= _ROUNDING
-    return values.astype(np.float32) if likely else activate(values, task.problem_type)
 
 
 def _from_string(value: str, task: Task) -> NDArray[np.float32]:

@@ -13,14 +13,13 @@ from urllib.parse import SplitResult, urlsplit
 
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 
 from benchmarks.bench.contestants import STUDENT, Answers
-from benchmarks.bench.dialects import Dialect, Native, OpenInference, Predict, Reading, Refusal
+from benchmarks.bench.dialects import Dialect, Native, OpenInference, Predict, Reading, Refusal, are_probabilities
 from benchmarks.servers.connection import Address
 from benchmarks.servers.open_loop import post
 from common.errors import InputError, WorkFailedError, first_line, shown
-from common.labels import MULTI_LABEL, MULTI_LABEL_THRESHOLD, Task
+from common.labels import MULTI_LABEL, MULTI_LABEL_THRESHOLD, Task, activate
 from common.tokenization import Text
 
 NATIVE, TEI, OIP = "understudy", "tei", "oip"
@@ -100,6 +99,8 @@ class RemoteModel:
         self.id, self.source, self.task, self.role = id, source, task, role
         self.requests = 0
         self.errors: Counter[str] = Counter()
+        # Whether the numbers of a server that says no more of them are logits: once seen, that holds for all.
+        self._logits = False
         self._connection: http.client.HTTPConnection | None = None
         key = os.environ.get(KEY_VARIABLE)
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -179,14 +180,19 @@ class RemoteModel:
         self.ask(texts)
 
     def answer(self, texts: Sequence[Text]) -> Answers:
-        scores: list[NDArray[np.float32]] = []
-        truncated: list[bool | None] = []
-        for start in range(0, len(texts), _CHUNK):
-            for reading in self._ask_each(texts[start : start + _CHUNK]):
-                scores.append(np.full(len(self.task.labels), np.nan, np.float32) if reading is None else reading.scores)
-                truncated.append(None if reading is None else reading.truncated)
-        told = [cut for cut in truncated if cut is not None]
-        return Answers(np.stack(scores), sum(told) if told else None)
+        parts = [texts[start : start + _CHUNK] for start in range(0, len(texts), _CHUNK)]
+        readings = [reading for part in parts for reading in self._ask_each(part)]
+        scores = np.full((len(texts), len(self.task.labels)), np.nan, np.float32)
+        for row, reading in enumerate(readings):
+            if reading is not None:
+                scores[row] = reading.scores
+        untold = [row for row, reading in enumerate(readings) if reading is not None and reading.untold]
+        if untold:
+            self._logits = self._logits or not are_probabilities(scores[untold], self.task)
+            if self._logits:
+                scores[untold] = activate(scores[untold], self.task.problem_type)
+        told = [reading.truncated for reading in readings if reading is not None and reading.truncated is not None]
+        return Answers(scores, sum(told) if told else None)
 
     def describe(self) -> dict[str, Any]:
         told = self._dialect.describe(self._fetch)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import special
 
 from benchmarks.bench import remote
 from benchmarks.bench.remote import RemoteError, RemoteModel, RemoteSource
@@ -113,6 +114,39 @@ def test_the_open_inference_protocols(output: dict[str, Any], scores: list[list[
         answers = asked(server, "oip", model="a model").answer([("a", "b")] * 3)
     np.testing.assert_allclose(answers.scores, np.array(scores, np.float32), rtol=1e-6)
     assert [entry["name"] for entry in server.requests[0][2]["inputs"]] == ["text", "text_pair"]
+
+
+def by_text(values: dict[str, list[float]]) -> Any:
+    """A server that gives each text its numbers, whoever shares the request."""
+
+    def answer(_method: str, _path: str, body: Any) -> tuple[int, Any]:
+        rows = [values[text] for text in body["inputs"][0]["data"]]
+        return 200, {"outputs": [tensor("scores", "FP32", [len(rows), 2], [value for row in rows for value in row])]}
+
+    return answer
+
+
+@pytest.mark.parametrize("place", [0, 40, 99])
+def test_one_logit_outside_of_0_to_1_makes_all_of_them_logits(place: int) -> None:
+    """Requests have 32 texts: what the one with `place` tells holds for the others, before and after it."""
+    values = {str(number): [0.25, 0.75] for number in range(100)}
+    values[str(place)] = [-3.0, 4.0]
+    task = Task(MULTI_LABEL, ("no", "yes"))
+    with http_server(by_text(values)) as server:
+        model = asked(server, "oip", task, "a model")
+        scores = model.answer(list(values)).scores
+        later = model.answer(["1"]).scores
+    expected = special.expit(np.array(list(values.values())))
+    np.testing.assert_allclose(scores, expected, rtol=1e-6)
+    np.testing.assert_allclose(later, expected[[1]], rtol=1e-6)
+
+
+def test_numbers_that_are_all_within_0_to_1_stay() -> None:
+    values = {str(number): [0.25, number / 99] for number in range(100)}
+    with http_server(by_text(values)) as server:
+        model = asked(server, "oip", Task(MULTI_LABEL, ("no", "yes")), "a model")
+        scores = model.answer(list(values)).scores
+    np.testing.assert_array_equal(scores, np.array(list(values.values()), np.float32))
 
 
 def test_the_open_inference_protocols_inputs_are_named_as_the_metadata_does() -> None:
