@@ -37,6 +37,8 @@ from export.task import bundle_task
 from export.verification import check_texts, verify
 
 _USUAL = ExportSettings()
+# Integers of 4 bits lie in other tools' graphs alone.
+_LOWEST_FIRST = ("int4", INT8, FP16, FP32)
 
 
 def adopt(
@@ -198,7 +200,13 @@ def _refuse_probabilities(logits: NDArray[np.float32], task: Task, path: Path) -
 
 
 def _precision(contents: dict[str, Any]) -> str:
-    """By the lowest precision among the layers, or among the operators where no layer shows."""
+    """By the lowest precision among the layers, or among the operators where no layer shows.
+
+    Weights of another kind, as of bfloat16 or 4-bit floats, are called unknown rather than what they are not.
+    """
     found = set(contents["layers"].values())
-    integers = any("Integer" in name or "QLinear" in name or "Quantize" in name for name in contents["operators"])
-    return INT8 if INT8 in found or integers else FP16 if FP16 in found else FP32
+    if any("Integer" in name or "QLinear" in name or "Quantize" in name for name in contents["operators"]):
+        found.add(INT8)
+    if not found <= set(_LOWEST_FIRST):
+        return "unknown"
+    return next((precision for precision in _LOWEST_FIRST if precision in found), FP32)

@@ -11,6 +11,8 @@ from common.errors import InputError
 
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _OUTPUT = "logits"
+# A product with a weight of few bits, which is put together anew in floats for each product.
+NBITS = "MatMulNBits"
 _WHOLE_NUMBERS = frozenset({ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL})
 
 
@@ -65,10 +67,34 @@ def opset_of(model: ir.Model) -> int:
     return next(model.opset_imports[domain] for domain in ("", "ai.onnx") if domain in model.opset_imports)
 
 
+def bits_of(node: ir.Node) -> int:
+    """Of each number in the weight of a node of the kind `NBITS`."""
+    return _attribute(node, "bits", 4)
+
+
 def count_parameters(model: ir.Model) -> int:
     """Numbers in the graph's tensors, without shapes, indices, and what quantization adds to a weight."""
-    tensors = [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
+    in_blocks = [node for node in model.graph if node.op_type == NBITS]
+    # The weight in bytes of several numbers each; scales, zero points and order.
+    coded = {value.name for node in in_blocks for value in node.inputs[1:5] if value is not None}
+    scales = [node.inputs[1:] for node in model.graph if node.op_type == "DequantizeLinear"]
+    coded |= {value.name for values in scales for value in values if value is not None}
+    sizes = {
+        node.inputs[1].name: _attribute(node, "K") * _attribute(node, "N")
+        for node in in_blocks
+        if node.inputs[1] is not None and node.inputs[1].const_value is not None
+    }
+    tensors = [
+        value.const_value
+        for name, value in model.graph.initializers.items()
+        if value.const_value is not None and name not in coded
+    ]
     counted = [
         x for x in tensors if x.dtype not in _WHOLE_NUMBERS and not (x.name or "").endswith(("_scale", "_zero_point"))
     ]
-    return sum(math.prod(tensor.shape.numpy()) for tensor in counted)
+    return sum(sizes.values()) + sum(math.prod(tensor.shape.numpy()) for tensor in counted)
+
+
+def _attribute(node: ir.Node, name: str, usual: int = 0) -> int:
+    found = node.attributes.get(name)
+    return usual if found is None else found.as_int()

@@ -11,13 +11,15 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from onnxruntime.quantization import quantize_dynamic
+from onnxruntime.quantization import QuantFormat, quantize_dynamic
+from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
 from common.errors import InputError, WorkFailedError
 from demo.messages import DEV
 from export import adoption
 from export.adoption import adopt
 from export.bundle import Bundle
+from export.foreign_graph import count_parameters
 from export.graph_passes import constant
 from export.settings import ExportSettings
 from serve.engine import Engine, Prediction
@@ -213,6 +215,50 @@ def test_int8_that_keeps_texts_apart_is_adopted(foreign: Path) -> None:
     ours = adopted(foreign)
     assert (ours.manifest.precision, ours.manifest.weight_bits) == ("int8", 7)
     assert "The ONNX model came without" in (ours.path / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("bits", "precision", "form", "operator"),
+    [
+        (4, "int4", QuantFormat.QOperator, "MatMulNBits"),
+        (8, "int8", QuantFormat.QOperator, "MatMulNBits"),
+        (4, "int4", QuantFormat.QDQ, "DequantizeLinear"),
+    ],
+)
+def test_weights_of_few_bits_are_called_so_and_counted_whole(
+    bits: int, precision: str, form: QuantFormat, operator: str, foreign: Path, bundle: Path
+) -> None:
+    plain = onnx.load(foreign / "model.onnx")
+    quantizer = MatMulNBitsQuantizer(plain, bits=bits, block_size=16, is_symmetric=False, quant_format=form)
+    quantizer.process()
+    onnx.save(quantizer.model.model, foreign / "model.onnx")
+    assert operator in [node.op_type for node in onnx.load(foreign / "model.onnx").graph.node]
+    manifest = adopted(foreign).manifest
+    assert manifest.precision == precision
+    assert precision in set(manifest.contents["layers"].values()) <= {precision, "fp32"}
+    assert manifest.contents["tensors"][f"layers, {precision}"] > 0
+    # Nothing is multiplied in integers.
+    assert manifest.weight_bits is None
+    shutil.copy(bundle / "model.onnx", foreign / "plain.onnx")
+    assert manifest.parameters == count_parameters(ir.load(foreign / "plain.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("layers", "operators", "precision"),
+    [
+        ({"a": "fp32"}, {"MatMul": 1}, "fp32"),
+        ({"a": "fp32", "b": "fp16"}, {"MatMul": 2}, "fp16"),
+        ({"a": "fp16", "b": "int8", "c": "int4"}, {}, "int4"),
+        ({}, {"MatMulInteger": 3}, "int8"),
+        ({"a": "fp32", "b": "bfloat16"}, {"MatMul": 2}, "unknown"),
+        ({"a": "unknown"}, {"MatMulBnb4": 1}, "unknown"),
+        ({}, {"MatMul": 4}, "fp32"),
+    ],
+)
+def test_a_graphs_precision_is_that_of_its_lowest_layer(
+    layers: dict[str, str], operators: dict[str, int], precision: str
+) -> None:
+    assert adoption._precision({"layers": layers, "operators": operators}) == precision
 
 
 @pytest.mark.parametrize(
