@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
@@ -23,6 +24,11 @@ _PARQUET_ROWS = 1024
 
 # What a value that Python cannot hold raises: bad UTF-8, a date beyond the year 9999, nanoseconds.
 _UNREADABLE = (pa.ArrowException, OSError, OverflowError, ValueError)
+# Arrow's text of a time and what stands in its place: one form, whatever the unit of the column.
+_ISO_8601 = (
+    (r"^(\S+) ([0-9:]+)(\.[0-9]*[1-9])?\.?0*(Z|[+-][0-9]{4})?$", r"\1T\2\3\4"),
+    (r"([0-9][+-][0-9]{2})([0-9]{2})$", r"\1:\2"),
+)
 
 
 class ParquetTable:
@@ -171,6 +177,13 @@ def _python_rows(location: Location, done: int, batch: pa.RecordBatch, needed: S
 
 
 def _python_values(location: Location, done: int, column: pa.Array) -> list[Any]:
+    if pa.types.is_timestamp(column.type):
+        # Python has no value for some of them, and for others another one where pandas is installed.
+        with contextlib.suppress(*_UNREADABLE):
+            texts = column.cast(pa.string())
+            for pattern, form in _ISO_8601:
+                texts = pc.replace_substring_regex(texts, pattern, form)
+            return list(texts.to_pylist())
     with contextlib.suppress(*_UNREADABLE):
         return list(column.to_pylist())
     # What Python has no value for (nanoseconds, the year 10000) has a text.

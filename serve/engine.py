@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from common.batching import BatchLimits, cut_batches
 from common.devices import check_device
-from common.errors import InputError, TextError, WorkFailedError
+from common.errors import InputError, TextError, WorkFailedError, first_line
 from common.machine import usable_cores
 from common.tokenization import Encoded, TextEncoder
 from export.bundle import Bundle
@@ -124,8 +124,22 @@ class Engine(Codec):
         return outcomes  # type: ignore[return-value]
 
     def outcomes(self, batch: Sequence[Encoded]) -> list[Prediction | WorkFailedError]:
-        """As `run`, with its error in the place of an output that is not a finite number."""
-        return self.predictions(batch, self.model.run(batch))
+        """As `run`, with its error in the place of an output that is not a finite number.
+
+        A batch that fails is run text by text, so that only the guilty one fails.
+
+        Raises:
+            WorkFailedError: each text of it fails alone too.
+        """
+        try:
+            return self.predictions(batch, self.model.run(batch))
+        except Exception as error:  # whatever it is, a long run goes on without this text
+            if len(batch) == 1:
+                return [WorkFailedError(f"the model failed on this text: {first_line(error)}")]
+        alone = [outcome for text in batch for outcome in self.outcomes([text])]
+        if isinstance(alone[0], WorkFailedError) and all(isinstance(each, WorkFailedError) for each in alone):
+            raise WorkFailedError(f"{alone[0]}, as on all {len(batch)} of its batch")
+        return alone
 
     def run_sorted(self, encoded: Sequence[Encoded]) -> list[Prediction]:
         """Any number of texts, in batches of like length; the answers come in the order of the texts."""
@@ -151,7 +165,13 @@ class Engine(Codec):
             yield from answers
 
     def classify(self, texts: Sequence[Any], *, truncate: bool = True) -> list[Prediction | TextError]:
-        """Predictions in the order of the texts; a text that cannot be classified has its error in its place."""
+        """Predictions in the order of the texts; a text that cannot be classified has its error in its place.
+
+        Raises:
+            InputError: one string in place of several.
+        """
+        if isinstance(texts, str):
+            raise InputError("several texts are classified; this is one text: put it into a list")
         prepared = self.prepare(texts, truncate=truncate)
         answers = iter(self.run_sorted([entry for entry in prepared if isinstance(entry, Encoded)]))
         return [next(answers) if isinstance(entry, Encoded) else entry for entry in prepared]

@@ -32,6 +32,8 @@ _HOPELESS = 5
 _STOP_SECONDS = 5
 # A batch that takes longer will not end: the largest one takes a large model on a slow core half a minute.
 _STALLED_SECONDS = 180
+# A large bundle on a slow disk or a busy machine takes its time, and meanwhile the others' batches run.
+_OPENING_SECONDS = 3600
 
 
 class _NotOpenError(NotReadyError):
@@ -221,7 +223,8 @@ class ModelProcess:
     async def _open(self, model: LoadedModel) -> None:
         options = {name: getattr(self.options, name) for name in ("engine", "device", "threads", "lanes")}
         path = str(model.codec.bundle.path.resolve())
-        answer = await self._ask({"do": "load", "model": model.number, "path": path, "options": options})
+        head = {"do": "load", "model": model.number, "path": path, "options": options}
+        answer = await self._ask(head, patience=_OPENING_SECONDS)
         model.device, model.padding_cost = answer.head["device"], answer.head["padding_cost"]
         if answer.head["files"] != model.codec.bundle.manifest.files:
             self._send({"do": "unload", "model": model.number})
@@ -237,17 +240,17 @@ class ModelProcess:
             # Whether another serves in its place or it had one already: this one will not come back.
             self._models.pop(model.number, None)
 
-    async def _ask(self, head: dict[str, Any], body: bytes = b"") -> Frame:
+    async def _ask(self, head: dict[str, Any], body: bytes = b"", *, patience: float = _STALLED_SECONDS) -> Frame:
         number = next(self._numbers)
         answer: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
         assert self._link is not None
         self._link.waiting[number] = answer
         self._send({**head, "id": number}, body)
         try:
-            async with asyncio.timeout(_STALLED_SECONDS):
+            async with asyncio.timeout(patience):
                 frame = await answer
         except TimeoutError:
-            self._kill(f"has not answered for {_STALLED_SECONDS} s")
+            self._kill(f"has not answered for {patience} s")
             raise NotReadyError("the worker that held the request was lost; try again") from None
         if error := frame.head.get("error"):
             raise _ERRORS[error["kind"]](error["message"])

@@ -137,8 +137,10 @@ async def version_infer(request: Request, name: str, model_version: str | None) 
     """Classify with a version of the model."""
     service: Service = request.app.state.service
     service.scheduler.check_room()
-    model = service.repository.find(name, model_version)
+    service.repository.find(name, model_version)  # before anything is read for a model that there is not
     body = await read_json_body(request, service.limits)
+    # It may have been replaced meanwhile.
+    model = service.repository.find(name, model_version)
     if not isinstance(body, dict):
         raise InputError("the body must be an object")
     parameters = body.get("parameters") or {}

@@ -107,6 +107,9 @@ class Service:
         """
         if self._default is not None:
             return
+        # Whatever takes a bundle's place from here on is news.
+        sources = [*self.settings.models, *([] if self.settings.teacher is None else [self.settings.teacher])]
+        stamps = {source.path: _stamp(source.path) for source in sources}
         try:
             await self.process.start()
             names = [(await self.repository.add(source)).name for source in self.settings.models]
@@ -130,7 +133,7 @@ class Service:
             await self.stop()
             raise
         if self.settings.watch:
-            self._watch = asyncio.create_task(self._look_for_new_bundles(), name="watch")
+            self._watch = asyncio.create_task(self._look_for_new_bundles(stamps), name="watch")
 
     async def stop(self, *, at_once: bool = False) -> None:
         """Answers what was admitted, unless it is to end at once, and ends."""
@@ -280,8 +283,12 @@ class Service:
         elif old is self._default:
             check_pair(codec, self.teacher.model.codec)
 
-    async def _look_for_new_bundles(self) -> None:
-        seen = {(model.name, model.source.path): _stamp(model.source.path) for model in self.repository}
+    async def _look_for_new_bundles(self, stamps: dict[Path, Any]) -> None:
+        """
+        Args:
+            stamps: of the bundles before they were opened.
+        """
+        seen = {(model.name, model.source.path): stamps.get(model.source.path) for model in self.repository}
         while True:
             await asyncio.sleep(self.settings.watch)
             for model in list(self.repository):

@@ -127,7 +127,7 @@ class Teacher:
         target, dev = self._settings.target_agreement, self._settings.dev
         if target is None or dev is None:
             return
-        examples = await asyncio.to_thread(read_examples, dev, BY_USUAL_NAMES, split="validation", need_label=False)
+        examples = await asyncio.to_thread(read_examples, dev, BY_USUAL_NAMES, split="validation", read_labels=False)
         own = await self._in_background(student, examples.texts)
         other = await self._in_background(self.model, examples.texts)
         both = [(a, b) for a, b in zip(own, other, strict=True) if a is not None and b is not None]

@@ -193,6 +193,9 @@ class Journal:
             self.directory.child(LOCK_FILE).remove()
             with contextlib.suppress(OSError):
                 self.directory.local.rmdir()
+        elif not self.directory.children():
+            # A store keeps the name of an empty directory as an object.
+            self.directory.remove()
 
     def discard_parts(self) -> None:
         """Removes the parts, whole or not, and what is noted of an output made of them."""

@@ -90,6 +90,8 @@ class Output:
             InputError: so it is.
         """
         self.journal.check()
+        if overwrite and self.location.local is None and "/" not in self.location.path:
+            raise InputError(f"{self.location.name} is a whole bucket, which is not replaced: name a directory in it")
         if self.rows_per_file is not None and self.location.local is None:
             inside = next((each for each in inputs if each.path.startswith(self.location.path + "/")), None)
         elif self.rows_per_file is not None:

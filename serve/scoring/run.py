@@ -70,7 +70,7 @@ class ScoreRun:
     @property
     def circumstances(self) -> dict[str, Any]:
         """What may move scores in their last bits; a run that goes on under others says so."""
-        versions = {name: version(name) for name in ("onnxruntime", "tokenizers", "understudy")}
+        versions = {name: version(name) for name in ("onnxruntime", "tokenizers", "pyarrow", "understudy")}
         return {"processor": cpu_model(), **versions}
 
 

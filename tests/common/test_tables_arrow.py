@@ -68,6 +68,23 @@ def test_a_list_of_decimals_can_be_written_as_text(tmp_path: Path, ending: str) 
     assert "1.50" in values(copy(source, tmp_path / f"b.{ending}"))[0][1]
 
 
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+@pytest.mark.parametrize("zone", [None, "UTC", "Europe/Vienna"])
+def test_a_time_has_one_form_whatever_its_unit_and_neighbours(tmp_path: Path, unit: str, zone: str | None) -> None:
+    moment = pa.scalar("2024-03-01 10:00:00").cast(pa.timestamp("s")).cast(pa.timestamp(unit)).as_py()
+    far = [None] if unit == "ns" else [pa.scalar(253402300800).cast(pa.timestamp("s")).cast(pa.timestamp(unit))]
+    column = pa.array([moment, *far], pa.timestamp(unit)).cast(pa.timestamp(unit, tz=zone))
+    pq.write_table(pa.table({"text": ["a", "b"], "when": column}), tmp_path / "a.parquet")
+    found = [row["when"] for _, row in numbered(tmp_path / "a.parquet")]
+    expected = {
+        None: "2024-03-01T10:00:00",
+        "UTC": "2024-03-01T10:00:00Z",
+        "Europe/Vienna": "2024-03-01T11:00:00+01:00",
+    }
+    assert found[0] == expected[zone]
+    assert found[1] is None if unit == "ns" else found[1].startswith("10000-01-01T0")
+
+
 @pytest.mark.parametrize(
     "column",
     [pa.array([2**60], pa.timestamp("us")), pa.array([2**30], pa.date32())],
@@ -148,7 +165,8 @@ def test_arrow_types_values_and_batches_are_pyarrows(tmp_path: Path, form: str, 
     assert reader.schema == table.schema
     chunks = list(reader.chunks(4))
     assert pa.Table.from_batches([chunk.batch for chunk in chunks]).to_pylist() == table.to_pylist() * 3
-    assert [row for chunk in chunks for row in chunk.rows] == table.to_pylist() * 3
+    times_told = [row | {"time": row["time"] and row["time"].isoformat()} for row in table.to_pylist()]
+    assert [row for chunk in chunks for row in chunk.rows] == times_told * 3
     assert [number for chunk in chunks for number in chunk.numbers] == list(range(1, 10))
     assert (reader.place, reader.total, reader.position) == ("row", path.stat().st_size, path.stat().st_size)
 

@@ -81,6 +81,8 @@ def test_what_cannot_be_classified_is_an_error_in_its_place(bundle: Path) -> Non
     reasons = [str(answer) for answer in answers if isinstance(answer, TextError)]
     assert reasons[0] == "empty text"
     assert "100,001 bytes; the limit is 100,000" in reasons[6]
+    with pytest.raises(InputError, match="this is one text"):
+        Engine.load(bundle).classify("My parcel is late")
 
 
 def test_truncation_is_reported_or_refused(bundle: Path) -> None:

@@ -22,6 +22,7 @@ from serve.access import AccessSettings
 from serve.cascade import CascadeSettings
 from serve.engine import Engine, Prediction
 from serve.repository import ModelSource
+from serve.scheduler import Scheduler
 from serve.shadow import ShadowSettings
 from tests.conftest import messages
 from tests.serve_app import app_of
@@ -216,6 +217,20 @@ def test_a_watched_directory_is_tried_until_it_holds_a_whole_bundle(
         (tmp_path / "later").rename(half / "model.onnx")
         wait_until(lambda: client.get("/v1/model").json()["version"] == _version(teacher_bundle))
     assert caplog.text.count("goes on as it was") == 1
+
+
+def test_a_bundle_that_is_replaced_while_the_server_starts_is_news(
+    place: Path, teacher_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = Scheduler.start
+
+    def replaced_meanwhile(scheduler: Scheduler) -> None:
+        _point(place, teacher_bundle)
+        start(scheduler)
+
+    monkeypatch.setattr(Scheduler, "start", replaced_meanwhile)
+    with TestClient(app_of(place, watch=0.05)) as client:
+        wait_until(lambda: client.get("/v1/model").json()["version"] == _version(teacher_bundle))
 
 
 def test_two_models_of_one_directory_are_both_reloaded(place: Path, teacher_bundle: Path) -> None:

@@ -103,6 +103,26 @@ def test_an_output_that_is_no_number_is_that_rows_error(student_bundle: Path, mo
     assert isinstance(answers[1], WorkFailedError)
 
 
+def test_a_text_on_which_the_model_fails_is_an_error_in_its_place(
+    student_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine.load(student_bundle)
+    run = engine.model.run
+    (bad,) = engine.prepare([TEXTS[1]])
+
+    def failing(batch: Any) -> Any:
+        if any(text.ids == bad.ids for text in batch):
+            raise RuntimeError("[ONNXRuntimeError] : no such shape")
+        return run(batch)
+
+    monkeypatch.setattr(engine.model, "run", failing)
+    answers = list(engine.stream(TEXTS[:3]))
+    assert [isinstance(answer, Prediction) for answer in answers] == [True, False, True]
+    assert str(answers[1]) == "the model failed on this text: [ONNXRuntimeError] : no such shape"
+    with pytest.raises(WorkFailedError, match="as on all 3 of its batch"):
+        list(engine.stream([TEXTS[1]] * 3))
+
+
 def test_equal_batches_have_equal_bits_whatever_runs_beside_them(student_bundle: Path) -> None:
     steady = Engine.load(student_bundle, threads=2, lanes=2, steady=True)
     alone = [steady.classify([text])[0] for text in TEXTS]

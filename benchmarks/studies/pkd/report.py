@@ -101,10 +101,10 @@ def _method(tasks: Sequence[TaskSummary]) -> Iterator[str]:
         "of start and losses together. The `-teacher-start` rows are the same methods from best's start: best against "
         "kd-teacher-start tells of its losses alone, kd-teacher-start against kd of the start alone.",
         f"- **Intervals** are of {100 * CONFIDENCE:.0f} %, by {RESAMPLES:,} bootstrap resamples of the examples and "
-        "Student's t over seeds; with one seed over examples alone. `3×` is the number of seeds. Differences are paired "
-        "over seeds and examples, in points of the metric; Holm's p allows for all rows of the table. In a mean over "
-        "tasks each weighs the same, however many seeds it has, and draws its own. One seed tells nothing of how "
-        "seeds vary, which makes an interval too narrow, so there is no verdict. Each seed has a teacher of its "
+        "Student's t over seeds; with one seed over examples alone. `3×` is the number of seeds. Differences are "
+        "paired over seeds and examples, in points of the metric; Holm's p allows for all rows of the table. In a "
+        "mean over tasks each weighs the same, however many seeds it has, and draws its own. One seed tells nothing of "
+        "how seeds vary, which makes an interval too narrow, so there is no verdict. Each seed has a teacher of its "
         "own, fine-tuned with that seed, so that the spread of teachers is in the intervals too.",
         f"- **Slices**: {slices}." if slices else "- **Rows**: all of every task's, and five seeds.",
         "- **Not the paper's set-up:** a teacher of 6 layers, not 12, of 384 units; one budget a task, not a grid "
