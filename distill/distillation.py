@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def distill(
     encoder = make_encoder(tokenizer, config, settings.training.max_length or own_limit)
     check_tokenizers(start, source, tokenizer, config, encoder, train_examples.texts[:64])
     data = tokenize(train_examples, dev_examples, task, encoder, config.vocab_size)
-    tables = {"train": train_examples.describe(), "dev": dev_examples.describe()}
+    tables = {"train": {**train_examples.describe(), **data.scale.describe()}, "dev": dev_examples.describe()}
     if unlabelled_examples is not None:
         data, tables["unlabelled"] = add_unlabelled(data, unlabelled_examples, train_examples, config.vocab_size)
     if settings.augment:
@@ -110,12 +111,14 @@ def distill(
             f"Distilling {source.name} ({depth} layers) into {settings.layers} layers by {settings.method} "
             f"on {labelled:,} rows{others}"
         )
-        student = make_student(config, start, first, settings.training.seed, width=settings.width, heads=settings.heads)
+        shape = {"width": settings.width, "heads": settings.heads}
+        student = make_student(config, start, first, settings.training.seed, scale=data.scale, **shape)
         live = LiveTeacher(lead.model, student, settings, lead.device) if settings.matches_tokens else None
         dim = DeepInfoMax(student, tokenizer) if settings.dim_weight else None
         answers = None
         if settings.soft_weight or settings.patience_weight:
             answers = teacher_targets(lead, encoder, data.train, matched, cache)
+            answers = replace(answers, logits=data.scale.standardized(answers.logits))
         # The teacher is measured as it would be served, at its own limit, whatever the student reads.
         own_encoder = make_encoder(tokenizer, config, own_limit)
         own_dev = TokenizedSet(own_encoder.encode(dev_examples.texts), data.dev.targets)

@@ -16,7 +16,7 @@ from common.metrics import choose_metric
 from common.progress import say
 from distill.checkpoint import sole_run
 from distill.losses import hard_loss
-from distill.models import load_config, load_pretrained, load_tokenizer, make_encoder, set_task
+from distill.models import has_fresh_output, load_config, load_tokenizer, load_with_fresh, make_encoder, set_task
 from distill.processes import WHOLE, Share, one_voice
 from distill.record import TrainingRecord, read_record
 from distill.result import write_result
@@ -84,14 +84,16 @@ def finetune(
     data = tokenize(train_examples, dev_examples, task, encoder, config.vocab_size)
 
     make_repeatable(settings.seed)
-    teacher = load_pretrained(source, config)
+    teacher, fresh = load_with_fresh(source, config)
+    if not has_fresh_output(teacher, fresh):
+        data.scale.unfold(teacher)
     record = TrainingRecord(
         method="finetune",
         settings={"model": source.name, **vars(settings), "max_length": encoder.max_length},
         problem_type=task.problem_type,
         labels=list(task.labels),
         metric=metric,
-        data={"train": train_examples.describe(), "dev": dev_examples.describe()},
+        data={"train": {**train_examples.describe(), **data.scale.describe()}, "dev": dev_examples.describe()},
         base_model=_base_of(source.path) or source.describe(),
         teacher=None,
         layers={"count": config.num_hidden_layers},

@@ -44,17 +44,15 @@ def load_classifier(source: Source, config: Any) -> PreTrainedModel:
     return model
 
 
-def load_pretrained(source: Source, config: Any) -> PreTrainedModel:
+def load_with_fresh(source: Source, config: Any) -> tuple[PreTrainedModel, frozenset[str]]:
     """An encoder with the head that the config asks for, in float32 on CPU; what of the head the files lack is fresh.
+
+    Returns:
+        The model, and the names of the weights that are fresh.
 
     Raises:
         InputError: the files are no such model, or lack weights of the encoder.
     """
-    return load_with_fresh(source, config)[0]
-
-
-def load_with_fresh(source: Source, config: Any) -> tuple[PreTrainedModel, frozenset[str]]:
-    """As `load_pretrained`, with the names of the weights that are fresh."""
     model, fresh = _load(source, config)
     _check_encoder(source, model, fresh)
     return model, fresh
@@ -156,6 +154,17 @@ def head_position(config: Any) -> int:
     return -1 if config.model_type == "xlnet" else 0
 
 
+def output_layer(model: PreTrainedModel) -> nn.Linear:
+    """The last layer of a classifier's head, which gives the logits."""
+    layer: nn.Linear = model.get_submodule(_output_name(model))
+    return layer
+
+
+def has_fresh_output(model: PreTrainedModel, fresh: frozenset[str]) -> bool:
+    """Whether the last layer of the head is among the weights that are fresh, as `load_with_fresh` names them."""
+    return f"{_output_name(model)}.weight" in fresh
+
+
 def layer_prefix(model: nn.Module, count: int) -> str:
     """The dotted name of the one list that holds the model's `count` layers.
 
@@ -217,6 +226,15 @@ def set_task(config: Any, task: Task) -> None:
     config.id2label = dict(enumerate(task.labels))
     config.label2id = {label: index for index, label in enumerate(task.labels)}
     config.problem_type = task.problem_type
+
+
+def _output_name(model: PreTrainedModel) -> str:
+    inside = f"{model.base_model_prefix}."
+    return [
+        name
+        for name, part in model.named_modules()
+        if isinstance(part, nn.Linear) and part.out_features == model.config.num_labels and not name.startswith(inside)
+    ][-1]
 
 
 def _load(source: Source, config: Any) -> tuple[PreTrainedModel, frozenset[str]]:

@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 
 from common.errors import InputError
 from common.labels import Task
-from distill.models import layer_prefix, load_config, load_with_fresh, untrained_classifier
+from distill.label_scale import PLAIN, LabelScale
+from distill.models import has_fresh_output, layer_prefix, load_config, load_with_fresh, untrained_classifier
 from distill.sources import Source
 
 # What the config calls the width of the feed-forward layers, in families that need nothing else changed for another
@@ -28,6 +29,7 @@ def make_student(
     layers: tuple[int, ...],
     seed: int,
     *,
+    scale: LabelScale = PLAIN,
     width: int | None = None,
     heads: int | None = None,
 ) -> PreTrainedModel:
@@ -39,6 +41,7 @@ def make_student(
 
     Args:
         config: the teacher's config.
+        scale: in which the student is to answer; a head of the source's answers in the labels' unit.
         width, heads: as in `narrow_config`.
 
     Raises:
@@ -74,6 +77,8 @@ def make_student(
         if name not in own or own[name].shape != weight.shape:
             raise InputError(f"'{source.name}' does not fit the teacher: {name} differs in shape or is not there")
     student.load_state_dict(state, strict=False)
+    if not has_fresh_output(whole, fresh):
+        scale.unfold(student)
     return student
 
 

@@ -16,12 +16,13 @@ from transformers import PreTrainedModel, get_linear_schedule_with_warmup
 
 from common.errors import DivergedError, InputError
 from common.examples import Examples
-from common.labels import Task, activate
+from common.labels import REGRESSION, Task, activate
 from common.metrics import LOWER_IS_BETTER, evaluate
 from common.progress import progress, say
 from common.tokenization import Encoded, TextEncoder
 from distill.batches import TokenizedSet, model_inputs, shuffled_batches, sorted_batches
 from distill.checkpoint import Checkpoint
+from distill.label_scale import PLAIN, LabelScale
 from distill.models import input_names
 from distill.processes import ALONE, WHOLE, Processes, Share, launched, own_device
 from distill.record import TrainingRecord
@@ -67,12 +68,17 @@ class Objective(nn.Module):
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Both tables, tokenized; unlabelled texts, where there are some, stand behind the labelled rows of `train`."""
+    """Both tables, tokenized; unlabelled texts, where there are some, stand behind the labelled rows of `train`.
+
+    Attributes:
+        scale: in which the targets of `train` are numbers; those of `dev` are in the labels' own unit.
+    """
 
     train: TokenizedSet
     dev: TokenizedSet
     encoder: TextEncoder
     task: Task
+    scale: LabelScale = PLAIN
 
 
 def choose_device() -> torch.device:
@@ -88,11 +94,14 @@ def tokenize(train: Examples, dev: Examples, task: Task, encoder: TextEncoder, v
             tokenizer knows more tokens than the model.
     """
     encoded, dev_encoded = (encode(table, train, encoder, vocabulary) for table in (train, dev))
+    targets = task.targets(train.labels, train.places)
+    scale = LabelScale.of(targets, task.problem_type)
     return TrainingData(
-        TokenizedSet(encoded, task.targets(train.labels, train.places), train.places),
+        TokenizedSet(encoded, scale.standardized(targets), train.places),
         TokenizedSet(dev_encoded, task.targets(dev.labels, dev.places), dev.places),
         encoder,
         task,
+        scale,
     )
 
 
@@ -126,6 +135,9 @@ def fit(
     Where a checkpoint of this run is there, the run goes on from it, and ends as it would have without the break.
     Where `accelerate launch` started several processes, each calls this, and trains on its part of every batch.
 
+    Args:
+        model: answers in `data.scale`; in the end it answers in the labels' unit.
+
     Raises:
         InputError: the checkpoint is of another run.
         DivergedError: the loss or the gradient is no longer a finite number.
@@ -152,6 +164,8 @@ def fit(
         run.next_epoch()
     model.load_state_dict(run.best)
     model.cpu().eval()
+    if data.task.problem_type == REGRESSION:
+        _say_if_no_better_than_the_mean(record.best["mse"], data.dev.targets)
 
 
 def _train_epoch(run: RunState, data: TrainingData, settings: TrainingSettings, checkpoint: Checkpoint) -> None:
@@ -198,7 +212,12 @@ def _train_epoch(run: RunState, data: TrainingData, settings: TrainingSettings, 
 
 
 def _score_epoch(run: RunState, data: TrainingData, settings: TrainingSettings, checkpoint: Checkpoint) -> None:
-    """The dev metrics after an epoch, and its weights where they are the best so far."""
+    """The dev metrics after an epoch, and its weights where they are the best so far, both in the labels' unit."""
+    with data.scale.in_labels_unit(run.model):
+        _score(run, data, settings, checkpoint)
+
+
+def _score(run: RunState, data: TrainingData, settings: TrainingSettings, checkpoint: Checkpoint) -> None:
     record = run.record
     scores = predict(run.model, data.encoder, data.dev, data.task, run.processes)
     highest = float(np.abs(scores).max())
@@ -263,6 +282,12 @@ def _stops_early(record: TrainingRecord, settings: TrainingSettings) -> bool:
         return False
     say(f"  no better dev {record.metric} since epoch {record.best_epoch}: training stops early")
     return True
+
+
+def _say_if_no_better_than_the_mean(mse: float, targets: NDArray[np.float32]) -> None:
+    variance = float(np.var(targets, dtype=np.float64))
+    if mse >= variance:
+        say(f"Best dev mse {mse:.4g}, variance of the dev labels {variance:.4g}: always saying their mean is as good")
 
 
 def _left_the_numbers(what: str, run: RunState, checkpoint: Checkpoint, where: str = "") -> DivergedError:

@@ -338,4 +338,6 @@ def _say_result(record: Any, output: Path) -> None:
         line += f", teacher {reference:.4f}"
         if reference > 0 and record.metric not in LOWER_IS_BETTER:
             line += f", {100 * score / reference:.1f} % kept"
+    if "mse" in record.best and record.metric != "mse":
+        line += f", mse {record.best['mse']:.4g}"
     say(f"{line}; {record.wall_time_s:.0f} s. Written to {output}")

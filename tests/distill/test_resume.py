@@ -23,10 +23,10 @@ from distill import result
 from distill.checkpoint import Checkpoint
 from distill.distillation import distill
 from distill.finetuning import finetune
-from distill.models import load_pretrained
+from distill.models import load_with_fresh
 from distill.record import TrainingRecord
 from distill.settings import DistillationSettings, TrainingSettings
-from tests.conftest import write_tsv
+from tests.conftest import messages, write_tsv
 from tests.fresh_process import exit_code
 
 # 12 steps an epoch, with dropout.
@@ -37,8 +37,8 @@ def _run(
     kind: str, model: Path, tables: tuple[Path, Path], output: Path, training: TrainingSettings, **more: Any
 ) -> TrainingRecord:
     train, dev = map(str, tables)
-    if kind == "finetune":
-        return finetune(str(model), train, dev, output, training, **more)
+    if kind != "distill":
+        return finetune(str(model), train, dev, output, training, regression=kind == "numbers", **more)
     settings = DistillationSettings(2, "pkd-skip", "teacher-skip", dim_weight=0.5, training=training)
     return distill(str(model), train, dev, output, settings, **more)
 
@@ -124,6 +124,17 @@ def test_a_run_that_was_killed_ends_as_if_it_had_not_been(
         expected += [f"Going on after step {at}, from {tmp_path / '.killed.checkpoint'}"] if at else []
     assert [line for line in log.read_text().splitlines() if line.startswith("Going on")] == expected
     assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "log"]
+
+
+def test_a_run_on_numbers_goes_on_as_well(bert_base: Path, tmp_path: Path) -> None:
+    rows = [{"text": row["text"], "label": 3 * len(row["text"])} for row in messages()[:96]]
+    table = write_tsv(tmp_path / "numbers.tsv", rows)
+    _run("numbers", bert_base, (table, table), tmp_path / "whole", TRAINING)
+    given = ("numbers", bert_base, (table, table), tmp_path / "killed", TRAINING)
+    assert _ended(tmp_path / "log", 5, 19, 0, *given) == -signal.SIGKILL
+    assert _ended(tmp_path / "log", 5, 0, 0, *given) == 0
+    assert "Going on after step 15," in (tmp_path / "log").read_text()
+    _same_end(tmp_path / "whole", tmp_path / "killed")
 
 
 def test_a_run_killed_while_it_saves_goes_on_from_the_save_before(
@@ -262,9 +273,9 @@ def test_what_another_run_wrote_meanwhile_is_not_replaced(
 ) -> None:
     def slow_load(*given: Any) -> Any:
         write_tsv(tmp_path / "out", [{"a": 1}])
-        return load_pretrained(*given)
+        return load_with_fresh(*given)
 
-    monkeypatch.setattr("distill.finetuning.load_pretrained", slow_load)
+    monkeypatch.setattr("distill.finetuning.load_with_fresh", slow_load)
     with pytest.raises(InputError):
         _run("finetune", bert_base, small_tables, tmp_path / "out", TRAINING)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
