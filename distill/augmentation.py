@@ -20,14 +20,14 @@ LONGEST_CUT = 5
 def add_augmented(data: TrainingData, texts: Sequence[Text], copies: int, mask: str | None, seed: int) -> TrainingData:
     """The training data with altered copies of `texts` behind its rows, without labels.
 
-    A copy is taken once, and not at all where it is a text of train or dev to the model.
+    A copy is taken once, and not at all where it is to the model a text of train, dev or a table that is reported on.
 
     Raises:
         InputError: the tokenizer has no mask token.
     """
     if mask is None:
         raise InputError("--augment hides words behind a mask, and the teacher's tokenizer has no mask token")
-    seen = {tokens_of(text) for text in (*data.train.encoded, *data.dev.encoded)}
+    seen = {tokens_of(text) for text in (*data.train.encoded, *data.dev.encoded, *data.reported)}
     encoded = {tokens_of(text): text for text in data.encoder.encode(augmented(texts, copies, mask, seed))}
     new = [text for tokens, text in encoded.items() if tokens not in seen]
     return replace(data, train=replace(data.train, encoded=data.train.encoded + new))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from distill.sources import Source, find_model
 from distill.students import make_student
 from distill.teacher import Teacher, teacher_targets
 from distill.teacher_cache import check_cache
-from distill.training import choose_device, fit, make_repeatable, tokenize
+from distill.training import choose_device, encode, fit, make_repeatable, tokenize
 from distill.unlabelled import add_unlabelled, read_unlabelled
 
 
@@ -45,6 +46,7 @@ def distill(
     columns: Columns = BY_USUAL_NAMES,
     *,
     unlabelled: str | None = None,
+    reported: Sequence[str] = (),
     cache: Path | None = None,
     overwrite: bool = False,
 ) -> TrainingRecord:
@@ -56,6 +58,7 @@ def distill(
         teacher: a fine-tuned classifier's directory, or a name on the Hub.
         train, dev: tables, or `hub:NAME[/CONFIG]`.
         unlabelled: one more table, whose texts the teacher labels: for them the loss has the teacher's terms alone.
+        reported: further tables, of which no text is learned from: those that the student is measured on later.
         cache: where the teacher's answers are kept, for this run and others (`teacher_cache.default_cache` is the
             command's); None keeps them in memory, for this run alone.
 
@@ -95,6 +98,9 @@ def distill(
     check_tokenizers(start, source, tokenizer, config, encoder, train_examples.texts[:64])
     data = tokenize(train_examples, dev_examples, task, encoder, config.vocab_size)
     tables = {"train": {**train_examples.describe(), **data.scale.describe()}, "dev": dev_examples.describe()}
+    for table in reported:
+        texts = read_examples(table, columns, split="validation", need_label=False, read_labels=False)
+        data = replace(data, reported=[*data.reported, *encode(texts, train_examples, encoder, config.vocab_size)])
     if unlabelled_examples is not None:
         data, tables["unlabelled"] = add_unlabelled(data, unlabelled_examples, train_examples, config.vocab_size)
     if settings.augment:

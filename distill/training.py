@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -72,6 +73,7 @@ class TrainingData:
 
     Attributes:
         scale: in which the targets of `train` are numbers; those of `dev` are in the labels' own unit.
+        reported: texts of further tables, which are never learned from, as those of `dev`.
     """
 
     train: TokenizedSet
@@ -79,6 +81,7 @@ class TrainingData:
     encoder: TextEncoder
     task: Task
     scale: LabelScale = PLAIN
+    reported: Sequence[Encoded] = ()
 
 
 def choose_device() -> torch.device:

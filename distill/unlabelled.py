@@ -34,8 +34,9 @@ def add_unlabelled(
 ) -> tuple[TrainingData, dict[str, Any]]:
     """The training data with the table's texts behind the labelled rows, and what the record keeps of the table.
 
-    A text is taken once, and not at all where dev has it: it would flatter the dev metric, even without its label. Two
-    texts are the same where the model reads the same tokens, so case and spaces that it does not see do not count.
+    A text is taken once, and not at all where dev, or a table that is reported on, has it: it would flatter the metric,
+    even without its label. Two texts are the same where the model reads the same tokens, so case and spaces that it
+    does not see do not count.
 
     Args:
         data: `train` and dev, tokenized.
@@ -43,7 +44,7 @@ def add_unlabelled(
     Raises:
         InputError: the texts do not go with `train` or with the model, or dev has all of them.
     """
-    in_dev = {tokens_of(text) for text in data.dev.encoded}
+    in_dev = {tokens_of(text) for text in (*data.dev.encoded, *data.reported)}
     encoded = encode(table, train, data.encoder, vocabulary)
     others = [row for row, text in enumerate(encoded) if tokens_of(text) not in in_dev]
     kept = list({tokens_of(encoded[row]): row for row in others}.values())

@@ -34,6 +34,7 @@ class Setting:
     Attributes:
         chosen_on: the table whose metric picks epochs and configurations: dev, or the held-out part of train.
         cache: where the teacher's answers are kept; None has every run ask the teacher anew.
+        reported: the dev table where it is not `chosen_on`, so that no run learns from its texts.
     """
 
     teacher: Source
@@ -44,6 +45,7 @@ class Setting:
     unlabelled: str | None
     columns: Columns
     cache: Path | None
+    reported: tuple[str, ...] = ()
 
     @cached_property
     def targets(self) -> NDArray[Any]:
@@ -105,6 +107,7 @@ def run(settings: DistillationSettings, setting: Setting, results: Results) -> R
             settings,
             setting.columns,
             unlabelled=setting.unlabelled,
+            reported=setting.reported,
             cache=setting.cache,
             # Whatever is there is of this same run, killed before its row was written.
             overwrite=True,

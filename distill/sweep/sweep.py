@@ -98,7 +98,7 @@ def sweep(
         setting = Setting(source, train, dev, dev_examples, task, unlabelled, columns, cache)
         if holdout is not None:
             parts = split_train(train_examples, columns, task, holdout, results.directory / "split")
-            setting = replace(setting, train=str(parts[0]), chosen_on=str(parts[1]))
+            setting = replace(setting, train=str(parts[0]), chosen_on=str(parts[1]), reported=(dev,))
         table = RunTable(plan.runs, _columns_shown(plan), metric, lower_is_better=metric in LOWER_IS_BETTER)
         with run_table(table):
             rows = list(_rows(plan, setting, results, metric, table, keep_students))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,10 @@ def test_a_copy_is_taken_once_and_never_a_text_of_train_or_dev() -> None:
     train, dev = (TokenizedSet(encoder.encode(part), np.zeros(2)) for part in (texts, ["[MASK] my order", "where"]))
     data = TrainingData(train, dev, encoder, Task(SINGLE_LABEL, ("a", "b")))
     grown = add_augmented(data, texts, 200, "[MASK]", 0).train
+    made = grown.encoded[-1]
+    less = add_augmented(replace(data, reported=[made]), texts, 200, "[MASK]", 0).train
+    assert made not in less.encoded
+    assert len(less) == len(grown) - 1
     read = [tuple(text.ids) for text in grown.encoded]
     assert len(read) > 10
     assert len(set(read)) == len(read)

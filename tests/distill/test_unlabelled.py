@@ -101,6 +101,16 @@ def test_other_tasks_go_through(kind: str, bert_base: Path, tmp_path: Path) -> N
     assert np.isfinite([step["loss"] for step in record.steps]).all()
 
 
+def test_no_text_of_a_table_that_is_reported_on_is_learned_from(
+    bert_teacher: Path, small_tables: tuple[Path, Path], tmp_path: Path
+) -> None:
+    train, dev = map(str, small_tables)
+    held = str(write_tsv(tmp_path / "held.tsv", [{"text": text, "label": "unknown"} for text in OTHERS[:7]]))
+    log = _jsonl(tmp_path / "log.jsonl", [{"text": text} for text in OTHERS])
+    record = distill(str(bert_teacher), train, dev, tmp_path / "s", STUDENT, unlabelled=log, reported=[held])
+    assert record.data["unlabelled"]["in_dev"] == 7
+
+
 @pytest.mark.parametrize(
     "values",
     [{"method": "finetune"}, {"method": "kd", "alpha": 0.0}, {"layers": 1, "alpha": 0.0}, {"beta": 0, "alpha": 0}],

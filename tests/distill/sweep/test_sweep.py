@@ -20,6 +20,7 @@ from distill.sources import weights_sha256
 from distill.sweep.results import ROWS, Results, Row
 from distill.sweep.space import make_settings
 from distill.sweep.sweep import sweep
+from tests.conftest import write_tsv
 from tests.fresh_process import exit_code
 
 GRID = """
@@ -242,6 +243,21 @@ def test_with_a_holdout_the_dev_table_only_reports(
     answers = np.load(tmp_path / "out" / "answers" / f"{row['key']}.npy")
     assert row["dev"]["accuracy"] == np.mean([record["labels"][answer] for answer in answers] == np.array(labels))
     assert "flatters" not in capsys.readouterr().out
+
+
+def test_with_a_holdout_no_run_learns_from_dev_texts(
+    bert_teacher: Path, small_tables: tuple[Path, Path], tmp_path: Path
+) -> None:
+    space = tmp_path / "space.toml"
+    space.write_text('settings = {layers = 2, epochs = 1, init = "teacher-skip", method = "kd"}')
+    train, dev = map(str, small_tables)
+    texts = [line.split("\t")[0] for line in Path(dev).read_text().splitlines()[1:]]
+    unlabelled = write_tsv(tmp_path / "texts.tsv", [{"text": text} for text in [*texts, "one of its own"]])
+    more = {"unlabelled": str(unlabelled), "holdout": 0.25, "keep_students": True}
+    sweep(space, str(bert_teacher), train, dev, tmp_path / "out", **more)
+    (row,) = rows(tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "students" / row["key"] / "distillation.json").read_text())
+    assert record["data"]["unlabelled"]["in_dev"] == len(texts)
 
 
 def test_a_random_search_draws_each_variant_and_keeps_what_failed(
