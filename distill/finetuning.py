@@ -11,12 +11,20 @@ from torch import Tensor
 from common.errors import InputError
 from common.examples import BY_USUAL_NAMES, Columns, find_task, read_examples
 from common.files import check_output
-from common.labels import Task
+from common.labels import REGRESSION, Task
 from common.metrics import choose_metric
 from common.progress import say
 from distill.checkpoint import sole_run
 from distill.losses import hard_loss
-from distill.models import has_fresh_output, load_config, load_tokenizer, load_with_fresh, make_encoder, set_task
+from distill.models import (
+    has_fresh_output,
+    load_config,
+    load_tokenizer,
+    load_with_fresh,
+    make_encoder,
+    refresh_output,
+    set_task,
+)
 from distill.processes import WHOLE, Share, one_voice
 from distill.record import TrainingRecord, read_record
 from distill.result import write_result
@@ -76,7 +84,9 @@ def finetune(
     dev_examples = read_examples(dev, columns, split="validation")
     source = find_model(model)
     config = load_config(source)
-    task = find_task(train_examples, multi_label=multi_label, regression=regression, known=_labels_of(config))
+    own = _task_of(config)
+    known = own.labels if own else ()
+    task = find_task(train_examples, multi_label=multi_label, regression=regression, known=known)
     metric = choose_metric(task, settings.metric)
     set_task(config, task)
     tokenizer = load_tokenizer(source)
@@ -86,7 +96,11 @@ def finetune(
     make_repeatable(settings.seed)
     teacher, fresh = load_with_fresh(source, config)
     if not has_fresh_output(teacher, fresh):
-        data.scale.unfold(teacher)
+        if own is not None and answers_alike(own, task):
+            data.scale.unfold(teacher)
+        else:
+            refresh_output(teacher)
+            say(f"{source.name} answers another task; the last layer of its head starts fresh")
     record = TrainingRecord(
         method="finetune",
         settings={"model": source.name, **vars(settings), "max_length": encoder.max_length},
@@ -114,12 +128,24 @@ def finetune(
     return record
 
 
-def _labels_of(config: Any) -> tuple[str, ...]:
-    """The labels that a model has already, in the order of its head; none where its config names none."""
+def answers_alike(own: Task, task: Task) -> bool:
+    """Whether each output of a head means the same in both tasks.
+
+    Args:
+        own: the head's own task, whose labels may never have been named: LABEL_0, LABEL_1, …
+    """
+    if own.problem_type != task.problem_type or len(own.labels) != len(task.labels):
+        return False
+    pairs = zip(own.labels, task.labels, strict=True)
+    return task.problem_type == REGRESSION or all(mine in (label, f"LABEL_{label}") for mine, label in pairs)
+
+
+def _task_of(config: Any) -> Task | None:
+    """What a model answers already; None where its config names no task."""
     try:
-        return Task.from_config(config.to_dict()).labels
+        return Task.from_config(config.to_dict())
     except InputError:
-        return ()
+        return None
 
 
 def _base_of(directory: Path) -> dict[str, str] | None:

@@ -165,6 +165,14 @@ def has_fresh_output(model: PreTrainedModel, fresh: frozenset[str]) -> bool:
     return f"{_output_name(model)}.weight" in fresh
 
 
+def refresh_output(model: PreTrainedModel) -> None:
+    """Draws the last layer of the head anew from torch's generator, as transformers does where a head does not fit."""
+    layer = output_layer(model)
+    with torch.no_grad():
+        layer.weight.normal_(std=model.config.initializer_range)
+        layer.bias.zero_()
+
+
 def layer_prefix(model: nn.Module, count: int) -> str:
     """The dotted name of the one list that holds the model's `count` layers.
 

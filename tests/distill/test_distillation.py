@@ -268,6 +268,41 @@ def test_the_labels_order_is_the_heads_not_the_files(small_tables: tuple[Path, P
     assert record.labels == list(INTENTS[::-1])
 
 
+@pytest.mark.parametrize(
+    ("labels", "problem_type", "fresh"),
+    [
+        (INTENTS, "single_label_classification", False),
+        (INTENTS[::-1], None, False),
+        (("a", "b", "c"), "single_label_classification", True),
+        (INTENTS, "multi_label_classification", True),
+    ],
+)
+def test_a_head_of_another_task_starts_fresh(
+    labels: tuple[str, ...],
+    problem_type: str | None,
+    fresh: bool,
+    small_tables: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    train, dev = map(str, small_tables)
+    model = make_model(tmp_path / "model", labels=labels, problem_type=problem_type)
+    finetune(str(model), train, dev, tmp_path / "out", TrainingSettings(epochs=1, learning_rate=1e-9))
+    before, after = (load_file(path / "model.safetensors")["classifier.weight"] for path in (model, tmp_path / "out"))
+    assert torch.allclose(before, after, atol=1e-5) is not fresh
+    said = "model answers another task; the last layer of its head starts fresh"
+    assert (said in capsys.readouterr().out) is fresh
+
+
+def test_labels_that_were_never_named_are_those_of_the_data(tmp_path: Path) -> None:
+    rows = [{"text": row["text"], "label": n % 2} for n, row in enumerate(messages()[:32])]
+    table = str(write_tsv(tmp_path / "t.tsv", rows))
+    model = make_model(tmp_path / "model", labels=("LABEL_0", "LABEL_1"))
+    finetune(str(model), table, table, tmp_path / "out", TrainingSettings(epochs=1, learning_rate=1e-9))
+    before, after = (load_file(path / "model.safetensors")["classifier.weight"] for path in (model, tmp_path / "out"))
+    assert torch.allclose(before, after, atol=1e-5)
+
+
 def test_whole_numbers_are_ordered_by_size(bert_base: Path, tmp_path: Path) -> None:
     rows = [{"text": row["text"], "label": n % 11} for n, row in enumerate(messages()[:66])]
     path = str(write_tsv(tmp_path / "t.tsv", rows))
