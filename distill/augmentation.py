@@ -25,12 +25,22 @@ def add_augmented(data: TrainingData, texts: Sequence[Text], copies: int, mask: 
     Raises:
         InputError: the tokenizer has no mask token.
     """
-    if mask is None:
-        raise InputError("--augment hides words behind a mask, and the teacher's tokenizer has no mask token")
+    mask = check_mask(mask)
     seen = {tokens_of(text) for text in (*data.train.encoded, *data.dev.encoded, *data.reported)}
     encoded = {tokens_of(text): text for text in data.encoder.encode(augmented(texts, copies, mask, seed))}
     new = [text for tokens, text in encoded.items() if tokens not in seen]
     return replace(data, train=replace(data.train, encoded=data.train.encoded + new))
+
+
+def check_mask(mask: str | None) -> str:
+    """The mask token.
+
+    Raises:
+        InputError: the tokenizer has none.
+    """
+    if mask is None:
+        raise InputError("--augment hides words behind a mask, and the teacher's tokenizer has no mask token")
+    return mask
 
 
 def augmented(texts: Sequence[Text], copies: int, mask: str, seed: int) -> list[Text]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,7 +54,7 @@ class LiveTeacher:
         self._vectors = None
         if settings.relation_weight:
             self._vectors = AttentionVectors.of(model, settings.relation_layer or depth, settings.relations)
-            self._check_heads(student, settings.relations)
+            check_heads(model.config, student.config, settings)
 
     def __call__(self, batch: dict[str, Tensor]) -> TokenTargets:
         """The targets of a batch as the model takes it."""
@@ -66,15 +67,24 @@ class LiveTeacher:
                 self._vectors(states) if self._vectors else None,
             )
 
-    def _check_heads(self, student: PreTrainedModel, relations: str) -> None:
-        widths = self.width, student.config.hidden_size
-        if any(width % self.heads for width in widths):
-            raise InputError(
-                f"relation_heads must divide the teacher's width {widths[0]} and the student's {widths[1]}; "
-                f"{self.heads} does not"
-            )
-        if relations == "minilm" and student.config.num_attention_heads != self.heads:
-            raise InputError(
-                f"MiniLM compares attention head by head, and the teacher has {self.heads}, the student "
-                f"{student.config.num_attention_heads}: choose --heads {self.heads} or --relations minilmv2"
-            )
+
+def check_heads(teacher: Any, student: Any, settings: DistillationSettings) -> None:
+    """
+    Args:
+        teacher, student: their configs.
+
+    Raises:
+        InputError: the relations of the two cannot be compared head by head.
+    """
+    heads = settings.relation_heads or teacher.num_attention_heads
+    widths = teacher.hidden_size, student.hidden_size
+    if any(width % heads for width in widths):
+        raise InputError(
+            f"relation_heads must divide the teacher's width {widths[0]} and the student's {widths[1]}; "
+            f"{heads} does not"
+        )
+    if settings.relations == "minilm" and student.num_attention_heads != heads:
+        raise InputError(
+            f"MiniLM compares attention head by head, and the teacher has {heads}, the student "
+            f"{student.num_attention_heads}: choose --heads {heads} or --relations minilmv2"
+        )

@@ -22,6 +22,20 @@ from distill.pretraining.settings import PretrainingSettings
 SHARE = 0.15
 
 
+def check_mutual_information(config: Any, tokenizer: Any) -> None:
+    """
+    Raises:
+        InputError: there is no `DeepInfoMax` of an encoder with this config and tokenizer.
+    """
+    if head_position(config) != 0:
+        raise InputError(
+            f"mutual information with n-grams is told from the first token's state, and the head of "
+            f"'{config.model_type}' reads the last one: choose another family"
+        )
+    Words(tokenizer)
+    mask_token(tokenizer)
+
+
 class DeepInfoMax:
     """J_DIM, section 4: how much the vector of a sentence tells about n-grams that are hidden in it.
 
@@ -47,12 +61,7 @@ class DeepInfoMax:
             InputError: the family's head reads another than the first token; the tokenizer has no mask token, or does
                 not tell where words begin.
         """
-        family = encoder.config.model_type
-        if head_position(encoder.config) != 0:
-            raise InputError(
-                f"mutual information with n-grams is told from the first token's state, and the head of '{family}' "
-                "reads the last one: choose another family"
-            )
+        check_mutual_information(encoder.config, tokenizer)
         self._encoder = encoder.base_model
         self._words = Words(tokenizer)
         self._mask_id = mask_token(tokenizer)

@@ -35,7 +35,7 @@ def print_summary(summary: Summary, varied: Sequence[str]) -> None:
     if summary.contests:
         _print(_contests_table(summary))
     if summary.failed:
-        say(f"Runs that left the finite numbers, whose configurations are no candidates: {summary.failed}.")
+        say(f"Runs that failed, whose configurations are no candidates: {summary.failed}.")
     if summary.chosen_on == "dev":
         say("Epochs and configurations were chosen on the dev table, which flatters its figures: see --holdout.")
 

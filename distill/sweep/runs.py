@@ -113,9 +113,7 @@ def run(settings: DistillationSettings, setting: Setting, results: Results) -> R
             overwrite=True,
         )
     except DivergedError as error:
-        row = Row(key, settings.describe(), failed=str(error))
-        results.add(row)
-        return row
+        return failed_run(settings, results, error)
     student = find_model(str(directory))
     measured = measure(student, setting)
     row = Row(
@@ -130,6 +128,13 @@ def run(settings: DistillationSettings, setting: Setting, results: Results) -> R
         wall_time_s=record.wall_time_s,
     )
     results.add(row, measured.answers)
+    return row
+
+
+def failed_run(settings: DistillationSettings, results: Results, error: Exception) -> Row:
+    """Keeps the row of a run that has no student."""
+    row = Row(results.key(settings.describe()), settings.describe(), failed=str(error))
+    results.add(row)
     return row
 
 

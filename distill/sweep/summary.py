@@ -40,7 +40,7 @@ class Outcome:
     Attributes:
         settings: all of them but the seed.
         keys, values: of each of `seeds`, the row and its dev metric.
-        failed: the seeds whose runs left the finite numbers.
+        failed: the seeds whose runs failed.
         score: mean over seeds of the metric that configurations are chosen by, the higher the better.
         over_seeds: t interval, the dev table's examples taken as given.
         overall: bootstrap interval over seeds and examples.

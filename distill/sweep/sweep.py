@@ -14,9 +14,13 @@ from common.files import sha256
 from common.labels import Task
 from common.metrics import LOWER_IS_BETTER, choose_metric
 from common.progress import say, told_to
+from distill.augmentation import check_mask
+from distill.compatibility import check_tokenizers
 from distill.distillation import check_unlabelled, starting_point
 from distill.layer_map import initial_layers, patience_layers
-from distill.models import load_config
+from distill.live_teacher import check_heads
+from distill.models import load_config, load_tokenizer
+from distill.pretraining.infoword import check_mutual_information
 from distill.processes import launched
 from distill.record import read_record
 from distill.relations import check_relations
@@ -26,7 +30,7 @@ from distill.sweep.frontier import draw_frontier
 from distill.sweep.holdout import split_train
 from distill.sweep.report import print_summary
 from distill.sweep.results import Results, Row, open_results
-from distill.sweep.runs import Setting, architecture_directory, discard_student, measure, reader, run
+from distill.sweep.runs import Setting, architecture_directory, discard_student, failed_run, measure, reader, run
 from distill.sweep.search import configurations
 from distill.sweep.space import Space, make_settings, read_space, setting_types
 from distill.sweep.speed import measure_speeds
@@ -128,8 +132,12 @@ def _rows(
                 row = results.get(results.key(settings.describe()))
                 if row is None:
                     table.begin(settings.describe())
-                    with told_to(table.listen):
-                        row = run(settings, setting, results)
+                    try:
+                        with told_to(table.listen):
+                            row = run(settings, setting, results)
+                    except InputError as error:
+                        # What no check before the first run found is no reason to lose the others.
+                        row = failed_run(settings, results, error)
                     if row.failed or not keep_students:
                         discard_student(results, row.key)
                     table.end(row)
@@ -154,20 +162,28 @@ def _summarise(rows: list[Row], setting: Setting, results: Results, metric: str,
 def _check_students(plan: Space, teacher: Source, unlabelled: str | None) -> None:
     """Refuses what no run could be made of, before the first."""
     config, record = load_config(teacher), read_record(teacher.path)
+    tokenizer, encoder = load_tokenizer(teacher), reader(teacher)
     depth = config.num_hidden_layers
     depths: dict[tuple[str, str | None], int] = {}  # of what students start from
     for variant in plan.variants:
-        for configuration in variant.probes():
+        for configuration in variant.grid() if plan.search.kind == "grid" else variant.probes():
             settings = make_settings(configuration, variant.seeds[0])
             narrower = settings.width is not None
             patience_layers(settings.method, depth, settings.layers, narrower=narrower)
-            narrow_config(config, settings.width, settings.heads)
+            student = narrow_config(config, settings.width, settings.heads)
             if settings.relation_weight:
                 check_relations(config, settings.relation_layer or depth, settings.relations)
+                check_heads(config, student, settings)
+            if settings.dim_weight:
+                check_mutual_information(student, tokenizer)
+            if settings.augment:
+                check_mask(tokenizer.mask_token)
             check_unlabelled(settings, unlabelled)
             start = (settings.init, settings.base)
             if start not in depths:
-                depths[start] = load_config(starting_point(settings, teacher, record)[0]).num_hidden_layers
+                model = starting_point(settings, teacher, record)[0]
+                check_tokenizers(model, teacher, tokenizer, config, encoder, ())
+                depths[start] = load_config(model).num_hidden_layers
             initial_layers(settings.init, depths[start], settings.layers)
 
 

@@ -20,7 +20,7 @@ from distill.sources import weights_sha256
 from distill.sweep.results import ROWS, Results, Row
 from distill.sweep.space import make_settings
 from distill.sweep.sweep import sweep
-from tests.conftest import write_tsv
+from tests.conftest import make_model, write_tsv
 from tests.fresh_process import exit_code
 
 GRID = """
@@ -187,6 +187,17 @@ def test_a_changed_table_or_teacher_is_refused(
             [],
             "1 to 4, not 5",
         ),
+        (
+            "settings = {layers = 2, init = 'teacher-skip', relation_weight = 1, relation_heads = [4, 5]}",
+            [],
+            "width 32 and the student's 32; 5 does not",
+        ),
+        (
+            "settings = {layers = 2, method = 'kd', init = 'teacher-skip', relation_weight = 1, relations = 'minilm', "
+            "width = 16, heads = [4, 2]}",
+            [],
+            "the teacher has 4, the student 2",
+        ),
         (GRID, ["--holdout", "1"], "--holdout is a share"),
         (GRID, ["--holdout", "0.01"], "too few rows to hold 0.01 of them out"),
         (GRID, ["--compare", "lr"], "'lr' is no setting"),
@@ -258,6 +269,37 @@ def test_with_a_holdout_no_run_learns_from_dev_texts(
     (row,) = rows(tmp_path / "out")
     record = json.loads((tmp_path / "out" / "students" / row["key"] / "distillation.json").read_text())
     assert record["data"]["unlabelled"]["in_dev"] == len(texts)
+
+
+def test_a_run_that_cannot_be_made_is_a_row_and_the_others_go_on(
+    bert_teacher: Path, small_tables: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from distill.sweep import runs
+
+    real = runs.distill
+
+    def refusing(*arguments: Any, **options: Any) -> Any:
+        if arguments[4].method == "finetune":
+            raise InputError("these do not go together")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(runs, "distill", refusing)
+    space = tmp_path / "space.toml"
+    space.write_text('settings = {layers = 2, epochs = 1, init = "teacher-skip", method = ["finetune", "kd"]}')
+    summary = sweep(space, str(bert_teacher), *map(str, small_tables), tmp_path / "out")
+    assert [row["failed"] for row in rows(tmp_path / "out")] == ["these do not go together", None]
+    assert (summary.failed, len(summary.outcomes)) == (1, 1)
+
+
+def test_mutual_information_of_xlnet_is_refused_before_anything_runs(
+    small_tables: tuple[Path, Path], tmp_path: Path
+) -> None:
+    space = tmp_path / "space.toml"
+    space.write_text('settings = {layers = 2, method = "kd", init = "teacher-skip", dim_weight = [0, 0.5]}')
+    teacher = make_model(tmp_path / "teacher", "xlnet")
+    with pytest.raises(InputError, match="the head of 'xlnet' reads the last one"):
+        sweep(space, str(teacher), *map(str, small_tables), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_random_search_draws_each_variant_and_keeps_what_failed(
