@@ -96,12 +96,13 @@ def sweep(
         "dev": dev_examples.describe(),
         "unlabelled": None if unlabelled is None else read_unlabelled(unlabelled, columns).describe(),
         "columns": vars(columns),
-        "holdout": holdout,
+        "holdout": None if holdout is None else {"share": holdout, "copies": "together"},
     }
     with open_results(output, about) as results:
         setting = Setting(source, train, dev, dev_examples, task, unlabelled, columns, cache)
         if holdout is not None:
-            parts = split_train(train_examples, columns, task, holdout, results.directory / "split")
+            place = results.directory / "split"
+            parts = split_train(train_examples, columns, task, holdout, place, copies_together=True)
             setting = replace(setting, train=str(parts[0]), chosen_on=str(parts[1]), reported=(dev,))
         table = RunTable(plan.runs, _columns_shown(plan), metric, lower_is_better=metric in LOWER_IS_BETTER)
         with run_table(table):
