@@ -9,8 +9,8 @@ import numpy as np
 
 from common.errors import InputError
 from common.tokenization import Text
+from distill.batches import tokens_of
 from distill.training import TrainingData
-from distill.unlabelled import tokens_of
 
 MASKED = 0.1
 CUT = 0.25

@@ -64,6 +64,11 @@ class TokenizedSet:
         return "; ".join(f"{file}s {', '.join(of_file)}" for file, of_file in numbers.items())
 
 
+def tokens_of(text: Encoded) -> tuple[int, ...]:
+    """What the model reads of a text, to tell whether two are the same."""
+    return (*text.ids, *text.type_ids)
+
+
 def shuffled_batches(lengths: Sequence[int], batch_size: int, generator: torch.Generator) -> Iterator[list[int]]:
     """Row numbers batch by batch; every row once."""
     order = torch.randperm(len(lengths), generator=generator).tolist()

@@ -97,7 +97,7 @@ def distill(
     encoder = make_encoder(tokenizer, config, settings.training.max_length or own_limit)
     check_tokenizers(start, source, tokenizer, config, encoder, train_examples.texts[:64])
     data = tokenize(train_examples, dev_examples, task, encoder, config.vocab_size)
-    tables = {"train": {**train_examples.describe(), **data.scale.describe()}, "dev": dev_examples.describe()}
+    tables = {"train": {**train_examples.describe(), **data.describe()}, "dev": dev_examples.describe()}
     for table in reported:
         texts = read_examples(table, columns, split="validation", need_label=False, read_labels=False)
         data = replace(data, reported=[*data.reported, *encode(texts, train_examples, encoder, config.vocab_size)])

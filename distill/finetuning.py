@@ -107,7 +107,7 @@ def finetune(
         problem_type=task.problem_type,
         labels=list(task.labels),
         metric=metric,
-        data={"train": {**train_examples.describe(), **data.scale.describe()}, "dev": dev_examples.describe()},
+        data={"train": {**train_examples.describe(), **data.describe()}, "dev": dev_examples.describe()},
         base_model=_base_of(source.path) or source.describe(),
         teacher=None,
         layers={"count": config.num_hidden_layers},

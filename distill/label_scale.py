@@ -76,7 +76,7 @@ class LabelScale:
                 layer.bias.copy_(bias)
 
     def describe(self) -> dict[str, Any]:
-        """What the record keeps of the training table beside its name; nothing where labels are no numbers."""
+        """What the record keeps of the scale; nothing where labels are no numbers."""
         return {} if self.is_plain else {"labels": asdict(self)}
 
 

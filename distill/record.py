@@ -25,7 +25,8 @@ class TrainingRecord:
         problem_type, labels: the task.
         metric: which dev metric picked the epoch.
         data: name, hash and rows of `train` and `dev`, and of the texts without a label, `unlabelled`, where some were
-            given: of these also how many are `repeated` or `in_dev`, and were left out.
+            given: of these also how many are `repeated`, `in_train` or `in_dev`, and were left out. Of `train` how many
+            rows are `in_dev`, which were learned, and of numbers as `labels` their mean and deviation.
         base_model: name and weight hash of the pre-trained model behind it all; None where unknown.
         teacher: name, weight hash, layers and dev metrics; None for a fine-tuned model without one.
         layers: the model's own depth, and for a student what it started as and which teacher layers it matched.

@@ -21,7 +21,7 @@ from common.labels import REGRESSION, Task, activate
 from common.metrics import LOWER_IS_BETTER, evaluate
 from common.progress import progress, say
 from common.tokenization import Encoded, TextEncoder
-from distill.batches import TokenizedSet, model_inputs, shuffled_batches, sorted_batches
+from distill.batches import TokenizedSet, model_inputs, shuffled_batches, sorted_batches, tokens_of
 from distill.checkpoint import Checkpoint
 from distill.label_scale import PLAIN, LabelScale
 from distill.models import input_names
@@ -83,6 +83,16 @@ class TrainingData:
     scale: LabelScale = PLAIN
     reported: Sequence[Encoded] = ()
 
+    @property
+    def in_dev(self) -> int:
+        """How many labelled rows have a text that is in `dev` to the model."""
+        dev = {tokens_of(text) for text in self.dev.encoded}
+        return sum(tokens_of(text) in dev for text in self.train.encoded[: len(self.train.targets)])
+
+    def describe(self) -> dict[str, Any]:
+        """What the record keeps of the training table, beside its name and hash."""
+        return {"in_dev": self.in_dev, **self.scale.describe()}
+
 
 def choose_device() -> torch.device:
     """CUDA where there is one, else the CPU."""
@@ -99,13 +109,16 @@ def tokenize(train: Examples, dev: Examples, task: Task, encoder: TextEncoder, v
     encoded, dev_encoded = (encode(table, train, encoder, vocabulary) for table in (train, dev))
     targets = task.targets(train.labels, train.places)
     scale = LabelScale.of(targets, task.problem_type)
-    return TrainingData(
+    data = TrainingData(
         TokenizedSet(encoded, scale.standardized(targets), train.places),
         TokenizedSet(dev_encoded, task.targets(dev.labels, dev.places), dev.places),
         encoder,
         task,
         scale,
     )
+    if data.in_dev:
+        say(f"{data.in_dev:,} training rows have a text that the dev table has; they are learned, which flatters dev")
+    return data
 
 
 def encode(table: Examples, train: Examples, encoder: TextEncoder, vocabulary: int) -> list[Encoded]:

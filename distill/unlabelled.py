@@ -8,8 +8,7 @@ from typing import Any
 from common.errors import InputError, shown
 from common.examples import Columns, Examples, read_examples
 from common.progress import say
-from common.tokenization import Encoded
-from distill.batches import TokenizedSet
+from distill.batches import TokenizedSet, tokens_of
 from distill.training import TrainingData, encode
 
 
@@ -34,27 +33,34 @@ def add_unlabelled(
 ) -> tuple[TrainingData, dict[str, Any]]:
     """The training data with the table's texts behind the labelled rows, and what the record keeps of the table.
 
-    A text is taken once, and not at all where dev, or a table that is reported on, has it: it would flatter the metric,
-    even without its label. Two texts are the same where the model reads the same tokens, so case and spaces that it
-    does not see do not count.
+    A text is taken once, and not at all where it is a training row, which the teacher answers as it is, or where dev,
+    or a table that is reported on, has it: it would flatter the metric, even without its label. Two texts are the same
+    where the model reads the same tokens, so case and spaces that it does not see do not count.
 
     Args:
         data: `train` and dev, tokenized.
 
     Raises:
-        InputError: the texts do not go with `train` or with the model, or dev has all of them.
+        InputError: the texts do not go with `train` or with the model, or train and dev have all of them.
     """
     in_dev = {tokens_of(text) for text in (*data.dev.encoded, *data.reported)}
     encoded = encode(table, train, data.encoder, vocabulary)
+    in_train = {tokens_of(text) for text in data.train.encoded}
     others = [row for row, text in enumerate(encoded) if tokens_of(text) not in in_dev]
-    kept = list({tokens_of(encoded[row]): row for row in others}.values())
+    new = [row for row in others if tokens_of(encoded[row]) not in in_train]
+    kept = list({tokens_of(encoded[row]): row for row in new}.values())
     if not kept:
-        raise InputError(f"{table.source}: every text is in the dev table, which is not learned from")
-    left_out = {"repeated": len(others) - len(kept), "in_dev": len(encoded) - len(others)}
+        raise InputError(f"{table.source}: every text is in the dev table, which is not learned from, or in train")
+    left_out = {
+        "repeated": len(new) - len(kept),
+        "in_train": len(others) - len(new),
+        "in_dev": len(encoded) - len(others),
+    }
     if any(left_out.values()):
         say(
-            f"{table.source}: of {len(table):,} texts {left_out['repeated']:,} that are repeated and "
-            f"{left_out['in_dev']:,} that are in the dev table are left out"
+            f"{table.source}: of {len(table):,} texts {left_out['repeated']:,} that are repeated, "
+            f"{left_out['in_train']:,} that are training rows and {left_out['in_dev']:,} that are in the dev table are "
+            "left out"
         )
     joined = TokenizedSet(
         data.train.encoded + [encoded[row] for row in kept],
@@ -62,8 +68,3 @@ def add_unlabelled(
         [*data.train.places, *(table.places[row] for row in kept)],
     )
     return replace(data, train=joined), {**table.describe(), **left_out}
-
-
-def tokens_of(text: Encoded) -> tuple[int, ...]:
-    """What the model reads of a text, to tell whether two are the same."""
-    return (*text.ids, *text.type_ids)

@@ -103,3 +103,21 @@ def test_a_dev_score_that_is_no_number_stops_the_run(
     with pytest.raises(WorkFailedError, match=re.escape("the dev score is nan at the end of epoch 1: nothing was")):
         finetune(str(bert_base), train, dev, tmp_path / "out", _settings(epochs=1))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_training_rows_that_dev_has_are_counted(
+    bert_base: Path, small_tables: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train, dev = small_tables
+    lines = dev.read_text(encoding="utf-8").splitlines()
+    text, label = lines[1].split("\t")
+    grown = tmp_path / "train.tsv"
+    # The tokenizer lower-cases.
+    grown.write_text(train.read_text(encoding="utf-8") + f"{lines[2]}\n{text.upper()}\t{label}\n", encoding="utf-8")
+    record = finetune(str(bert_base), str(grown), str(dev), tmp_path / "out", _settings(epochs=1))
+    assert record.data["train"]["in_dev"] == 2
+    assert (record.data["train"]["rows"], len(record.steps)) == (98, 4)
+    assert "2 training rows have a text that the dev table has" in capsys.readouterr().out
+    record = finetune(str(bert_base), str(train), str(dev), tmp_path / "apart", _settings(epochs=1))
+    assert record.data["train"]["in_dev"] == 0
+    assert "training rows have a text" not in capsys.readouterr().out

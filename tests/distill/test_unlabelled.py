@@ -51,20 +51,25 @@ def test_repeated_texts_and_dev_texts_are_left_out(
     train, dev = map(str, small_tables)
     in_dev = small_tables[1].read_text(encoding="utf-8").splitlines()[1].split("\t")[0]
     # The tokenizer lower-cases and sees no spaces at the end.
-    texts = [*OTHERS, OTHERS[3], OTHERS[4].upper() + " ", in_dev, in_dev.lower(), in_dev]
+    in_train = small_tables[0].read_text(encoding="utf-8").splitlines()[1].split("\t")[0]
+    texts = [*OTHERS, OTHERS[3], OTHERS[4].upper() + " ", in_dev, in_dev.lower(), in_dev, in_train.upper()]
     path = _jsonl(tmp_path / "log.jsonl", [{"text": text, "text_pair": None} for text in texts])
     record = distill(str(bert_teacher), train, dev, tmp_path / "student", STUDENT, unlabelled=path)
     said = capsys.readouterr().out
-    assert "log.jsonl: of 45 texts 2 that are repeated and 3 that are in the dev table are left out\n" in said
+    assert (
+        "log.jsonl: of 46 texts 2 that are repeated, 1 that are training rows and 3 that are in the dev table are left "
+        "out\n"
+    ) in said
     assert "on 96 rows, and 40 without a label\n" in said
     assert len(record.steps) == 5  # 136 rows in batches of 32
     assert record.data["train"]["rows"] == 96
     assert record.data["unlabelled"] == {
         "name": "log.jsonl",
         "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
-        "rows": 45,
+        "rows": 46,
         "pairs": False,
         "repeated": 2,
+        "in_train": 1,
         "in_dev": 3,
     }
 

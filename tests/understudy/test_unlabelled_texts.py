@@ -46,7 +46,10 @@ def test_a_servers_log_is_learned_from(
     in_dev = small_tables[1].read_text(encoding="utf-8").splitlines()[1].split("\t")[0]
     result = distilled([_entry(text) for text in (*OTHERS, OTHERS[0], in_dev)], "--label-column", "label")
     assert result.code == 0, result.err
-    assert "of 32 texts 1 that are repeated and 1 that are in the dev table are left out" in result.out
+    assert (
+        "of 32 texts 1 that are repeated, 0 that are training rows and 1 that are in the dev table are left out"
+        in result.out
+    )
     assert "on 96 rows, and 30 without a label" in result.out
     assert "ignored" not in result.out
     data = json.loads((tmp_path / "student" / "distillation.json").read_text())["data"]
