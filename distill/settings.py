@@ -91,7 +91,7 @@ class DistillationSettings:
             fine-tuned teacher, or every n/k-th of the teacher.
         width: the student's hidden size; None takes the teacher's.
         heads: the student's attention heads; None keeps the width of the teacher's.
-        temperature: T, on both sides of the soft targets.
+        temperature: T, on both sides of the soft targets; of no meaning, and not kept, where α is 0.
         alpha: α, the share of the soft-target loss; `finetune` sets it to 0.
         beta: β, the weight of the patience loss, on the scale of the paper's grid (see `losses.patience_loss`);
             `finetune` and `kd` set it to 0.
@@ -154,6 +154,15 @@ class DistillationSettings:
             "method",
         )
         self.check_processes(1)
+        # What the method does not use is not kept: two settings that train the same student are the same.
+        for name, used in (
+            ("alpha", self.method != "finetune"),
+            ("beta", self.method not in ("finetune", "kd")),
+        ):
+            if not used:
+                object.__setattr__(self, name, 0.0)
+        if not self.alpha:
+            object.__setattr__(self, "temperature", own["temperature"])
 
     def check_processes(self, count: int) -> None:
         """Whether each of `count` processes has the rows that the loss needs of a batch.
@@ -185,12 +194,12 @@ class DistillationSettings:
     @property
     def soft_weight(self) -> float:
         """α of this method."""
-        return 0.0 if self.method == "finetune" else self.alpha
+        return self.alpha
 
     @property
     def patience_weight(self) -> float:
         """β of this method."""
-        return 0.0 if self.method in ("finetune", "kd") else self.beta
+        return self.beta
 
     @property
     def needs_teacher(self) -> bool:
@@ -204,9 +213,10 @@ class DistillationSettings:
         return bool(self.hidden_weight or self.relation_weight)
 
     def describe(self) -> dict[str, Any]:
-        """All settings in one flat object, as the record keeps them."""
+        """All settings in one flat object, as the record keeps them; a temperature without soft targets is None."""
         values = asdict(self)
-        return {**values.pop("training"), **values}
+        used = {} if self.alpha else {"temperature": None}
+        return {**values.pop("training"), **values, **used}
 
 
 def _split(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

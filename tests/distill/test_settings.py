@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from common.errors import InputError
@@ -73,7 +75,9 @@ def test_finetune_has_no_teacher_terms_and_kd_no_patience() -> None:
 @pytest.mark.parametrize("method", ["finetune", "kd", "pkd-skip", "pkd-last"])
 def test_the_papers_methods_stay_the_papers(method: str) -> None:
     settings = DistillationSettings(3, method)
-    assert (settings.init, settings.temperature, settings.alpha, settings.beta) == ("pretrained", 5.0, 0.7, 100.0)
+    alpha = 0.0 if method == "finetune" else 0.7
+    beta = 100.0 if method.startswith("pkd") else 0.0
+    assert (settings.init, settings.temperature, settings.alpha, settings.beta) == ("pretrained", 5.0, alpha, beta)
     assert (settings.hidden_weight, settings.relation_weight, settings.augment) == (0, 0, 0)
     assert settings.training == TrainingSettings(epochs=4, batch_size=32, learning_rate=5e-5)
 
@@ -119,3 +123,26 @@ def test_names_that_are_no_settings_are_refused() -> None:
 )
 def test_which_losses_need_the_teacher(values: dict[str, object], needed: bool) -> None:
     assert DistillationSettings(**{"layers": 2, **values}).needs_teacher == needed  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given", "effective"),
+    [
+        ({"method": "finetune", "alpha": 0.3, "beta": 10.0, "temperature": 2.0}, (0.0, 0.0, None)),
+        ({"method": "kd", "alpha": 0.3, "beta": 10.0, "temperature": 2.0}, (0.3, 0.0, 2.0)),
+        ({"method": "kd", "alpha": 0.0, "temperature": 2.0}, (0.0, 0.0, None)),
+        ({"method": "pkd-skip", "alpha": 0.3, "beta": 10.0, "temperature": 2.0}, (0.3, 10.0, 2.0)),
+    ],
+)
+def test_settings_are_described_as_they_take_effect(
+    given: dict[str, Any], effective: tuple[float, float, float | None]
+) -> None:
+    settings = DistillationSettings.from_flat({"layers": 2, **given})
+    described = settings.describe()
+    assert (described["alpha"], described["beta"], described["temperature"]) == effective
+    assert DistillationSettings.from_flat(described) == settings
+
+
+def test_what_a_method_does_not_use_makes_no_other_settings() -> None:
+    one, other = ({"layers": 2, "method": "finetune", **more} for more in ({}, {"alpha": 0.2, "temperature": 9.0}))
+    assert DistillationSettings.from_flat(one) == DistillationSettings.from_flat(other)
