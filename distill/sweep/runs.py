@@ -91,12 +91,18 @@ def measure(model: Source, setting: Setting) -> Measured:
     )
 
 
+def row_key(settings: DistillationSettings, results: Results) -> str:
+    """The name of a run's row. A base that is named counts by its weights, since others may come to lie there."""
+    base = {} if settings.base is None else {"base": find_model(settings.base).sha256}
+    return results.key({**settings.describe(), **base})
+
+
 def run(settings: DistillationSettings, setting: Setting, results: Results) -> Row:
     """Trains one student and keeps its row; the student is in `student_directory` then.
 
     A run that leaves the finite numbers has a row too, which says so: it would end the same way again.
     """
-    key = results.key(settings.describe())
+    key = row_key(settings, results)
     directory = student_directory(results, key)
     try:
         record = distill(
@@ -133,7 +139,7 @@ def run(settings: DistillationSettings, setting: Setting, results: Results) -> R
 
 def failed_run(settings: DistillationSettings, results: Results, error: Exception) -> Row:
     """Keeps the row of a run that has no student."""
-    row = Row(results.key(settings.describe()), settings.describe(), failed=str(error))
+    row = Row(row_key(settings, results), settings.describe(), failed=str(error))
     results.add(row)
     return row
 

@@ -30,7 +30,16 @@ from distill.sweep.frontier import draw_frontier
 from distill.sweep.holdout import split_train
 from distill.sweep.report import print_summary
 from distill.sweep.results import Results, Row, open_results
-from distill.sweep.runs import Setting, architecture_directory, discard_student, failed_run, measure, reader, run
+from distill.sweep.runs import (
+    Setting,
+    architecture_directory,
+    discard_student,
+    failed_run,
+    measure,
+    reader,
+    row_key,
+    run,
+)
 from distill.sweep.search import configurations
 from distill.sweep.space import Space, make_settings, read_space, setting_types
 from distill.sweep.speed import measure_speeds
@@ -130,7 +139,7 @@ def _rows(
             scores = []
             for seed in variant.seeds:
                 settings = make_settings(configuration, seed)
-                row = results.get(results.key(settings.describe()))
+                row = results.get(row_key(settings, results))
                 if row is None:
                     table.begin(settings.describe())
                     try:

@@ -302,6 +302,23 @@ def test_mutual_information_of_xlnet_is_refused_before_anything_runs(
     assert not (tmp_path / "out").exists()
 
 
+def test_rows_of_a_base_that_changed_are_not_used(
+    bert_base: Path, bert_teacher: Path, small_tables: tuple[Path, Path], tmp_path: Path
+) -> None:
+    base = Path(shutil.copytree(bert_base, tmp_path / "base"))
+    space = tmp_path / "space.toml"
+    space.write_text(f'settings = {{layers = 2, epochs = 1, method = "finetune", base = "{base}"}}')
+    given = (space, str(bert_teacher), *map(str, small_tables), tmp_path / "out")
+    sweep(*given)
+    sweep(*given)
+    assert len(rows(tmp_path / "out")) == 1
+    make_model(base, pretrained=True, scale=2.0)
+    sweep(*given)
+    first, second = rows(tmp_path / "out")
+    assert first["settings"] == second["settings"]
+    assert first["weights_sha256"] != second["weights_sha256"]
+
+
 def test_a_random_search_draws_each_variant_and_keeps_what_failed(
     bert_teacher: Path, small_tables: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
