@@ -30,6 +30,12 @@ _POSITIONS_AFTER_PADDING = (
     *("ibert", "luke", "longformer", "mpnet", "esm"),
 )
 
+# Families whose head reads the first position.
+HEAD_READS_FIRST = (
+    *("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "mpnet", "deberta", "deberta-v2"),
+    *("convbert", "mobilebert", "albert"),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
@@ -281,7 +287,10 @@ class TextEncoder:
 
 
 def pads_left(model_type: str | None, padding_side: str | None) -> bool:
-    """Whether texts are padded on the left; XLNet's always, since its head reads the last position."""
+    """Whether texts are padded on the left, by where the family's head reads: XLNet's the last position, others' the
+    first, which must not be padding. A family that is not known pads as its tokenizer says."""
+    if model_type in HEAD_READS_FIRST:
+        return False
     return model_type == "xlnet" or padding_side == "left"
 
 

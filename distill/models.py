@@ -17,7 +17,7 @@ from common.errors import InputError, first_line
 from common.files import read_json, write_json
 from common.labels import Task
 from common.progress import say
-from common.tokenization import TextEncoder, max_positions, pads_left
+from common.tokenization import HEAD_READS_FIRST, TextEncoder, max_positions, pads_left
 from distill.sources import Source
 from kernels.dense import use_dense
 from kernels.xlnet import fuse
@@ -25,11 +25,8 @@ from kernels.xlnet import fuse
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
-# Encoders whose head reads the first position, each tried; XLNet's reads the last.
-FAMILIES = (
-    *("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "mpnet", "deberta", "deberta-v2"),
-    *("convbert", "mobilebert", "albert", "xlnet"),
-)
+# Each tried; XLNet's head reads the last position.
+FAMILIES = (*HEAD_READS_FIRST, "xlnet")
 
 
 def load_classifier(source: Source, config: Any) -> PreTrainedModel:

@@ -203,6 +203,7 @@ def test_length_limit(
         (None, {}, 0, 0, False),
         ({"padding_side": "left", "pad_token_type_id": 1}, {}, 0, 1, True),
         ({}, {"model_type": "xlnet", "pad_token_id": 5}, 5, 3, True),
+        ({"padding_side": "left"}, {"model_type": "bert"}, 0, 0, False),
         ({"padding_side": "right"}, {"model_type": "xlnet", "pad_token_id": 5}, 5, 3, True),
     ],
 )

@@ -229,7 +229,7 @@ def test_the_checkpoint_of_another_run_is_not_mixed_in(
             stopped(**given)
     for file, change, name in (
         ("config.json", {"layer_norm_eps": 1e-3}, "config"),
-        ("tokenizer_config.json", {"padding_side": "left"}, "tokenizer"),
+        ("tokenizer_config.json", {"pad_token": "[UNK]"}, "tokenizer"),
     ):
         base = Path(shutil.copytree(bert_base, tmp_path / name / bert_base.name))
         content = json.loads((base / file).read_text(encoding="utf-8"))
