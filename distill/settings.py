@@ -29,7 +29,14 @@ RECIPES: dict[str, dict[str, Any]] = {
     "kd": _PAPER,
     "pkd-skip": _PAPER,
     "pkd-last": _PAPER,
-    "best": {**_PAPER, "init": "teacher-skip", "beta": 0.0, "hidden_weight": 10.0, "relation_weight": 1.0},
+    "best": {
+        **_PAPER,
+        "init": "teacher-skip",
+        "beta": 0.0,
+        "hidden_weight": 10.0,
+        "relation_weight": 1.0,
+        "learning_rate": 1e-4,
+    },
 }
 METHODS = tuple(RECIPES)
 RELATIONS = ("minilm", "minilmv2")
