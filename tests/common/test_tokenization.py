@@ -201,7 +201,7 @@ def test_length_limit(
         ({"pad_token": "<nowhere>"}, {"pad_token_id": 7}, 7, 0, False),
         ({}, {"pad_token_id": None}, 0, 0, False),
         (None, {}, 0, 0, False),
-        ({"padding_side": "left", "pad_token_type_id": 1}, {}, 0, 1, True),
+        ({"padding_side": "left", "pad_token_type_id": 1}, {"model_type": "another"}, 0, 1, True),
         ({}, {"model_type": "xlnet", "pad_token_id": 5}, 5, 3, True),
         ({"padding_side": "left"}, {"model_type": "bert"}, 0, 0, False),
         ({"padding_side": "right"}, {"model_type": "xlnet", "pad_token_id": 5}, 5, 3, True),
