@@ -113,10 +113,8 @@ def finetune(
         layers={"count": config.num_hidden_layers},
         device="",
     )
-    say(
-        f"Fine-tuning {source.name} ({config.num_hidden_layers} layers) on {len(train_examples):,} rows "
-        f"with {len(task.labels)} labels"
-    )
+    labels = "a number each" if task.problem_type == REGRESSION else f"{len(task.labels)} labels"
+    say(f"Fine-tuning {source.name} ({config.num_hidden_layers} layers) on {len(train_examples):,} rows with {labels}")
 
     if metric.startswith("f1"):
         say(f"F1 counts '{task.labels[1]}' as positive")
