@@ -119,7 +119,9 @@ def run(settings: DistillationSettings, setting: Setting, results: Results) -> R
             overwrite=True,
         )
     except DivergedError as error:
-        return failed_run(settings, results, error)
+        row = Row(key, settings.describe(), failed=str(error))
+        results.add(row)
+        return row
     student = find_model(str(directory))
     measured = measure(student, setting)
     row = Row(
@@ -134,13 +136,6 @@ def run(settings: DistillationSettings, setting: Setting, results: Results) -> R
         wall_time_s=record.wall_time_s,
     )
     results.add(row, measured.answers)
-    return row
-
-
-def failed_run(settings: DistillationSettings, results: Results, error: Exception) -> Row:
-    """Keeps the row of a run that has no student."""
-    row = Row(row_key(settings, results), settings.describe(), failed=str(error))
-    results.add(row)
     return row
 
 

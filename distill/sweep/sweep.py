@@ -34,7 +34,6 @@ from distill.sweep.runs import (
     Setting,
     architecture_directory,
     discard_student,
-    failed_run,
     measure,
     reader,
     row_key,
@@ -146,8 +145,9 @@ def _rows(
                         with told_to(table.listen):
                             row = run(settings, setting, results)
                     except InputError as error:
-                        # What no check before the first run found is no reason to lose the others.
-                        row = failed_run(settings, results, error)
+                        # What no check before the first run found is no reason to lose the others; it is not kept,
+                        # since it may lie in the machine, so that the same command tries once more.
+                        row = Row(row_key(settings, results), settings.describe(), failed=str(error))
                     if row.failed or not keep_students:
                         discard_student(results, row.key)
                     table.end(row)

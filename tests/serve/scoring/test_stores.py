@@ -117,6 +117,13 @@ def test_a_directory_in_a_store_that_is_half_written_is_ended(
         assert not [key for key in s3.keys() if ".partial" in key]  # noqa: SIM118  (no dict)
 
 
+def test_a_whole_bucket_is_not_replaced(student_bundle: Path, table: Path, s3: Bucket) -> None:
+    bucket = s3.uri("").replace("/?", "?")
+    with pytest.raises(InputError, match="is a whole bucket, which is not replaced"):
+        score(student_bundle, table, bucket, ScoreSettings(rows_per_file=10, format="csv", overwrite=True))
+    assert s3.keys() == []
+
+
 def test_no_bucket_is_one_line(student_bundle: Path, table: Path, s3: Bucket) -> None:
     with pytest.raises(InputError, match="no such bucket"):
         score(student_bundle, table, s3.uri("out.csv", bucket="nowhere"))
