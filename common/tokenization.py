@@ -196,6 +196,11 @@ class TextEncoder:
         padding = f"{self.pad_id} {self.pad_type_id} {self.pad_left} {self._cut_left} "
         return hashlib.sha256(padding.encode() + self._tokenizer.to_str().encode()).hexdigest()
 
+    @property
+    def special_ids(self) -> set[int]:
+        """The padding's id, and those of the tokens that were added to the vocabulary: [CLS], [MASK] and the like."""
+        return {self.pad_id, *self._tokenizer.get_added_tokens_decoder()}
+
     def encode(self, texts: Sequence[Text]) -> list[Encoded]:
         """Token ids of checked texts, truncated to `max_length` (the longer text of a pair first)."""
         encoded = [self._encode_by_words(text) for text in texts]

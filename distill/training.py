@@ -29,6 +29,7 @@ from distill.processes import ALONE, WHOLE, Processes, Share, launched, own_devi
 from distill.record import TrainingRecord
 from distill.run_state import RunState, run_identity
 from distill.settings import TrainingSettings
+from distill.used_words import decay_factor, only_used_words
 
 _EVALUATION_BATCH = 64
 
@@ -82,6 +83,12 @@ class TrainingData:
     task: Task
     scale: LabelScale = PLAIN
     reported: Sequence[Encoded] = ()
+
+    @property
+    def words(self) -> set[int]:
+        """The token ids that the model is given."""
+        texts = (*self.train.encoded, *self.dev.encoded)
+        return set().union(self.encoder.special_ids, *(text.ids for text in texts))
 
     @property
     def in_dev(self) -> int:
@@ -164,12 +171,15 @@ def fit(
     record.truncated = {"train": data.train.truncated, "dev": data.dev.truncated}
     record.device = device.type
     own = run_identity(record, model, objective, data.train, data.dev, data.encoder)
-    identity = {**own, "processes": processes.count}
+    used = only_used_words(model, data.words)
+    identity = {**own, "processes": processes.count, "words": used and used.num_embeddings}
     order = torch.Generator().manual_seed(settings.seed)
     # One stream for all would drop out the same places in every process's part of a batch.
     torch.manual_seed(settings.seed + processes.index)
-    total_steps = math.ceil(len(data.train) / settings.batch_size) * settings.epochs
-    optimizer, schedule = optimizer_and_schedule(nn.ModuleList([model, objective]), settings, total_steps)
+    epoch_steps = math.ceil(len(data.train) / settings.batch_size)
+    optimizer, schedule = optimizer_and_schedule(
+        nn.ModuleList([model, objective]), settings, epoch_steps * settings.epochs
+    )
     run = RunState(model, objective, optimizer, schedule, order, record, processes)
     kept = processes.from_first(checkpoint.load(identity) if processes.is_first else None)
     if kept is not None:
@@ -179,6 +189,9 @@ def fit(
         _score_epoch(run, data, settings, checkpoint)
         run.next_epoch()
     model.load_state_dict(run.best)
+    if used is not None:
+        rates = [step["lr"] for step in record.steps[: record.best_epoch * epoch_steps]]
+        used.give_back(model, decay_factor(rates, settings.weight_decay))
     model.cpu().eval()
     if data.task.problem_type == REGRESSION:
         _say_if_no_better_than_the_mean(record.best["mse"], data.dev.targets)
