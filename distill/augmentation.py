@@ -10,7 +10,7 @@ import numpy as np
 from common.errors import InputError
 from common.tokenization import Text
 from distill.batches import tokens_of
-from distill.training import TrainingData
+from distill.training_data import TrainingData
 
 MASKED = 0.1
 CUT = 0.25

@@ -18,7 +18,8 @@ from common.locks import held_directory
 from common.progress import say
 from distill.processes import launched
 
-FORMAT_VERSION = 1
+# Of the state's form: 2 since a run holds the word embeddings of its tables' words alone.
+FORMAT_VERSION = 2
 
 # What a kill may cost, in seconds of work, and the share of a run's time that may go into preventing it.
 INTERVAL_SECONDS = 30.0
@@ -85,7 +86,7 @@ class Checkpoint:
             InputError: the checkpoint is of a run with other settings, data or starting weights, and may not be
                 discarded.
         """
-        self._run = wanted = _comparable(run)
+        self._run = wanted = _comparable({**run, "the checkpoint's format": FORMAT_VERSION})
         if not self.path.exists():
             return None
         try:

@@ -32,7 +32,8 @@ from distill.sources import Source, find_model
 from distill.students import make_student
 from distill.teacher import Teacher, teacher_targets
 from distill.teacher_cache import check_cache
-from distill.training import choose_device, encode, fit, make_repeatable, tokenize
+from distill.training import choose_device, fit, make_repeatable
+from distill.training_data import encode, tokenize
 from distill.unlabelled import add_unlabelled, read_unlabelled
 
 

@@ -30,7 +30,8 @@ from distill.record import TrainingRecord, read_record
 from distill.result import write_result
 from distill.settings import TrainingSettings
 from distill.sources import find_model
-from distill.training import Objective, fit, make_repeatable, tokenize
+from distill.training import Objective, fit, make_repeatable
+from distill.training_data import tokenize
 
 DEFAULT_MAX_LENGTH = 128
 

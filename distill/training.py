@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,20 +13,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel, get_linear_schedule_with_warmup
 
-from common.errors import DivergedError, InputError
-from common.examples import Examples
+from common.errors import DivergedError
 from common.labels import REGRESSION, Task, activate
 from common.metrics import LOWER_IS_BETTER, evaluate
 from common.progress import progress, say
-from common.tokenization import Encoded, TextEncoder
-from distill.batches import TokenizedSet, model_inputs, shuffled_batches, sorted_batches, tokens_of
+from common.tokenization import TextEncoder
+from distill.batches import TokenizedSet, model_inputs, shuffled_batches, sorted_batches
 from distill.checkpoint import Checkpoint
-from distill.label_scale import PLAIN, LabelScale
 from distill.models import input_names
 from distill.processes import ALONE, WHOLE, Processes, Share, launched, own_device
 from distill.record import TrainingRecord
 from distill.run_state import RunState, run_identity
 from distill.settings import TrainingSettings
+from distill.training_data import TrainingData
 from distill.used_words import decay_factor, only_used_words
 
 _EVALUATION_BATCH = 64
@@ -68,81 +65,9 @@ class Objective(nn.Module):
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
-class TrainingData:
-    """Both tables, tokenized; unlabelled texts, where there are some, stand behind the labelled rows of `train`.
-
-    Attributes:
-        scale: in which the targets of `train` are numbers; those of `dev` are in the labels' own unit.
-        reported: texts of further tables, which are never learned from, as those of `dev`.
-    """
-
-    train: TokenizedSet
-    dev: TokenizedSet
-    encoder: TextEncoder
-    task: Task
-    scale: LabelScale = PLAIN
-    reported: Sequence[Encoded] = ()
-
-    @property
-    def words(self) -> set[int]:
-        """The token ids that the model is given."""
-        texts = (*self.train.encoded, *self.dev.encoded)
-        return set().union(self.encoder.special_ids, *(text.ids for text in texts))
-
-    @property
-    def in_dev(self) -> int:
-        """How many labelled rows have a text that is in `dev` to the model."""
-        dev = {tokens_of(text) for text in self.dev.encoded}
-        return sum(tokens_of(text) in dev for text in self.train.encoded[: len(self.train.targets)])
-
-    def describe(self) -> dict[str, Any]:
-        """What the record keeps of the training table, beside its name and hash."""
-        return {"in_dev": self.in_dev, **self.scale.describe()}
-
-
 def choose_device() -> torch.device:
     """CUDA where there is one, else the CPU."""
     return own_device()
-
-
-def tokenize(train: Examples, dev: Examples, task: Task, encoder: TextEncoder, vocabulary: int) -> TrainingData:
-    """Both tables as token ids and targets.
-
-    Raises:
-        InputError: the tables mix single texts and pairs, a dev label is none of the task's (with its line), or the
-            tokenizer knows more tokens than the model.
-    """
-    encoded, dev_encoded = (encode(table, train, encoder, vocabulary) for table in (train, dev))
-    targets = task.targets(train.labels, train.places)
-    scale = LabelScale.of(targets, task.problem_type)
-    data = TrainingData(
-        TokenizedSet(encoded, scale.standardized(targets), train.places),
-        TokenizedSet(dev_encoded, task.targets(dev.labels, dev.places), dev.places),
-        encoder,
-        task,
-        scale,
-    )
-    if data.in_dev:
-        say(f"{data.in_dev:,} training rows have a text that the dev table has; they are learned, which flatters dev")
-    return data
-
-
-def encode(table: Examples, train: Examples, encoder: TextEncoder, vocabulary: int) -> list[Encoded]:
-    """The token ids of a table that is used with `train`.
-
-    Raises:
-        InputError: one has pairs and the other single texts, or the tokenizer knows more tokens than the model.
-    """
-    if isinstance(train.texts[0], tuple) != isinstance(table.texts[0], tuple):
-        raise InputError(f"{train.source} and {table.source}: one has pairs of texts, the other single texts")
-    encoded = encoder.encode(table.texts)
-    highest = max(max(text.ids) for text in encoded)
-    if highest >= vocabulary:
-        raise InputError(
-            f"the tokenizer gives the token {highest}, the model has {vocabulary} of them: they do not fit"
-        )
-    return encoded
 
 
 def fit(
@@ -172,7 +97,7 @@ def fit(
     record.device = device.type
     own = run_identity(record, model, objective, data.train, data.dev, data.encoder)
     used = only_used_words(model, data.words)
-    identity = {**own, "processes": processes.count, "words": used and used.num_embeddings}
+    identity = {**own, "processes": processes.count}
     order = torch.Generator().manual_seed(settings.seed)
     # One stream for all would drop out the same places in every process's part of a batch.
     torch.manual_seed(settings.seed + processes.index)

@@ -9,7 +9,7 @@ from common.errors import InputError, shown
 from common.examples import Columns, Examples, read_examples
 from common.progress import say
 from distill.batches import TokenizedSet, tokens_of
-from distill.training import TrainingData, encode
+from distill.training_data import TrainingData, encode
 
 
 def read_unlabelled(source: str, columns: Columns) -> Examples:

@@ -18,7 +18,7 @@ from distill.batches import TokenizedSet
 from distill.distillation import distill
 from distill.models import make_encoder
 from distill.settings import DistillationSettings, TrainingSettings
-from distill.training import TrainingData
+from distill.training_data import TrainingData
 from tests.conftest import make_config, make_tokenizer, messages, write_tsv
 
 WORDS = st.lists(st.sampled_from(["where", "is", "my", "order", "number", "nine"]), min_size=1, max_size=12)
