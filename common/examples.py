@@ -188,15 +188,26 @@ def has_labels(source: str, columns: Columns, *, split: str = "validation") -> b
     return columns.found_in(table.columns, table.name, need_label=False).label is not None
 
 
-def find_task(train: Examples, *, multi_label: bool, regression: bool, known: tuple[str, ...] = ()) -> Task:
+def find_task(
+    train: Examples,
+    *,
+    multi_label: bool,
+    regression: bool,
+    known: tuple[str, ...] = (),
+    positive: str | None = None,
+) -> Task:
     """The task that the training labels pose.
 
     Args:
         known: the model's own labels; their order is kept where they are the same set, else the data set's own.
+        positive: of two labels the one that F1 counts as positive, which is the second; by default the order decides.
 
     Raises:
-        InputError: an empty label, fewer than two labels, or no number where one is asked for.
+        InputError: an empty label, fewer than two labels, no number where one is asked for, or a `positive` that is not
+            one of two labels.
     """
+    if positive is not None and (multi_label or regression):
+        raise InputError("--positive is for tasks of two labels, of which each row has one")
     if multi_label and regression:
         raise InputError("--multi-label and --regression exclude each other")
     if regression:
@@ -221,7 +232,14 @@ def find_task(train: Examples, *, multi_label: bool, regression: bool, known: tu
         )
     if len(labels) > max(20, len(train) // 2):
         raise InputError(f"{train.source}: {len(labels)} different labels in {len(train)} rows; is it a --regression?")
-    return Task(SINGLE_LABEL, _ordered(labels, known, train.label_order))
+    if positive is None:
+        return Task(SINGLE_LABEL, _ordered(labels, known, train.label_order))
+    if len(labels) > 2:
+        raise InputError(f"--positive is for tasks of two labels; {train.source} has {len(labels)}")
+    if positive not in labels:
+        both = " and ".join(f"'{shown(label)}'" for label in sorted(labels))
+        raise InputError(f"--positive: '{shown(positive)}' is no label of {train.source}; its labels are {both}")
+    return Task(SINGLE_LABEL, (*(labels - {positive}), positive))
 
 
 def _ordered(labels: set[str], *orders: tuple[str, ...]) -> tuple[str, ...]:

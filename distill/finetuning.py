@@ -65,6 +65,7 @@ def finetune(
     *,
     multi_label: bool = False,
     regression: bool = False,
+    positive: str | None = None,
     overwrite: bool = False,
 ) -> TrainingRecord:
     """Trains a classifier and writes it to `output` in the Hub's layout, with `distillation.json`.
@@ -74,6 +75,7 @@ def finetune(
     Args:
         model: a directory, the embedded default's name, or a name on the Hub.
         train, dev: tables, or `hub:NAME[/CONFIG]`.
+        positive: of two labels the one that F1 counts as positive; it becomes the second, for all that is made of this.
 
     Raises:
         InputError: a model, a table or a label that will not do.
@@ -87,7 +89,7 @@ def finetune(
     config = load_config(source)
     own = _task_of(config)
     known = own.labels if own else ()
-    task = find_task(train_examples, multi_label=multi_label, regression=regression, known=known)
+    task = find_task(train_examples, multi_label=multi_label, regression=regression, known=known, positive=positive)
     metric = choose_metric(task, settings.metric)
     set_task(config, task)
     tokenizer = load_tokenizer(source)

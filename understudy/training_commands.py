@@ -59,6 +59,9 @@ def finetune(
     metric: Metric = None,
     multi_label: Annotated[bool, typer.Option("--multi-label", help="Labels of a row are separated by '|'.")] = False,
     regression: Annotated[bool, typer.Option("--regression", help="The label is a number.")] = False,
+    positive: Annotated[
+        str | None, typer.Option(metavar="LABEL", help="Of two labels the one that F1 counts as positive.")
+    ] = None,
     text_column: TextColumn = None,
     pair_column: PairColumn = None,
     label_column: LabelColumn = None,
@@ -87,6 +90,7 @@ def finetune(
         columns(text_column, pair_column, label_column),
         multi_label=multi_label,
         regression=regression,
+        positive=positive,
         overwrite=overwrite,
     )
     _say_result(record, output)

@@ -267,8 +267,14 @@ def test_a_hub_table_without_labels_is_read_where_none_are_needed(
 # The task
 
 
-def find(labels: list[str], known: tuple[str, ...] = (), multi_label: bool = False, regression: bool = False) -> Task:
-    return find_task(examples(labels), multi_label=multi_label, regression=regression, known=known)
+def find(
+    labels: list[str],
+    known: tuple[str, ...] = (),
+    multi_label: bool = False,
+    regression: bool = False,
+    positive: str | None = None,
+) -> Task:
+    return find_task(examples(labels), multi_label=multi_label, regression=regression, known=known, positive=positive)
 
 
 def test_labels_are_sorted() -> None:
@@ -285,6 +291,12 @@ def test_the_models_order_is_kept_where_it_has_the_same_labels(order: list[str])
 def test_the_models_order_counts_for_nothing_where_its_labels_differ(known: tuple[str, ...]) -> None:
     assert find(["b", "a"], known=known).labels == ("a", "b")
     assert find(["b", "a|b"], known=known, multi_label=True).labels == ("a", "b")
+
+
+@pytest.mark.parametrize("known", [("other", "spam"), ("spam", "other"), ()])
+def test_the_positive_label_is_the_second(known: tuple[str, ...]) -> None:
+    for positive, other in (("spam", "other"), ("other", "spam")):
+        assert find(["spam", "other", "spam"], known=known, positive=positive).labels == (other, positive)
 
 
 def test_several_labels_are_collected_from_all_rows() -> None:
@@ -306,9 +318,13 @@ def test_a_numbers_task_has_one_output() -> None:
         (["1", "inf"], {"regression": True}, "line 3: the label 'inf' is out of range"),
         (["1", "2"], {"regression": True, "multi_label": True}, "exclude each other"),
         ([str(number / 7) for number in range(1001)], {}, "1001 different labels in 1001 rows"),
+        (["a", "b"], {"positive": "c"}, "--positive: 'c' is no label of .*; its labels are 'a' and 'b'"),
+        (["a", "b", "c"], {"positive": "c"}, "--positive is for tasks of two labels; .* has 3"),
+        (["a|b"], {"positive": "a", "multi_label": True}, "--positive is for tasks of two labels, of which each row"),
+        (["1", "2"], {"positive": "1", "regression": True}, "--positive is for tasks of two labels, of which each row"),
     ],
 )
-def test_labels_that_pose_no_task_are_refused(labels: list[str], options: dict[str, bool], reason: str) -> None:
+def test_labels_that_pose_no_task_are_refused(labels: list[str], options: dict[str, Any], reason: str) -> None:
     with pytest.raises(InputError, match=reason):
         find(labels, **options)
 

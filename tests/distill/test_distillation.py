@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from sklearn.metrics import f1_score
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from common.errors import InputError, WorkFailedError
+from demo.messages import DEV, TRAIN
 from distill.distillation import distill
 from distill.finetuning import finetune
 from distill.models import load_config
@@ -41,6 +43,20 @@ def test_the_teacher_is_what_transformers_loads(bert_teacher: Path) -> None:
     assert record["data"]["train"]["rows"] == 96
     assert len(record["steps"]) == 3
     assert record["best_dev"] == record["epochs"][record["best_epoch"] - 1]["dev"]
+
+
+@pytest.mark.parametrize("positive", ["cancel_order", "login_problem"])
+def test_f1_is_of_the_positive_label(positive: str, bert_base: Path, tmp_path: Path) -> None:
+    labels = ("cancel_order", "login_problem")
+    train, dev = ([row for row in messages(path) if row["label"] in labels][:60] for path in (TRAIN, DEV))
+    tables = [str(write_tsv(tmp_path / f"{name}.tsv", rows)) for name, rows in (("train", train), ("dev", dev))]
+    settings = replace(QUICK, epochs=1, metric="f1")
+    record = finetune(str(bert_base), *tables, tmp_path / "teacher", settings, positive=positive)
+    loaded = pipeline("text-classification", str(tmp_path / "teacher"), device="cpu")
+    answers = [answer["label"] for answer in loaded([row["text"] for row in dev])]
+    f1 = {label: f1_score([row["label"] for row in dev], answers, pos_label=label) for label in labels}
+    assert record.best["f1"] == pytest.approx(f1[positive])
+    assert len(set(f1.values())) == 2, "the other label has another F1"
 
 
 @pytest.mark.parametrize("method", ["finetune", "kd", "pkd-skip", "pkd-last"])
