@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor
 from common.errors import InputError
 from common.examples import BY_USUAL_NAMES, Columns, find_task, read_examples
 from common.files import check_output
-from common.labels import REGRESSION, Task
+from common.labels import REGRESSION, SINGLE_LABEL, Task
 from common.metrics import choose_metric
 from common.progress import say
 from distill.checkpoint import sole_run
@@ -90,6 +91,9 @@ def finetune(
     own = _task_of(config)
     known = own.labels if own else ()
     task = find_task(train_examples, multi_label=multi_label, regression=regression, known=known, positive=positive)
+    if task.problem_type == SINGLE_LABEL and any(map(_is_fraction, task.labels)):
+        fraction = next(filter(_is_fraction, task.labels))
+        say(f"Labels such as '{fraction}' are learned as classes; with --regression they are learned as numbers")
     metric = choose_metric(task, settings.metric)
     set_task(config, task)
     tokenizer = load_tokenizer(source)
@@ -139,6 +143,14 @@ def answers_alike(own: Task, task: Task) -> bool:
         return False
     pairs = zip(own.labels, task.labels, strict=True)
     return task.problem_type == REGRESSION or all(mine in (label, f"LABEL_{label}") for mine, label in pairs)
+
+
+def _is_fraction(label: str) -> bool:
+    """Whether a label is a number that no class would be called by, as 2.5 is, and 2, 2.0 and nan are not."""
+    try:
+        return not float(label).is_integer() and math.isfinite(float(label))
+    except ValueError:
+        return False
 
 
 def _task_of(config: Any) -> Task | None:

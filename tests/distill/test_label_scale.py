@@ -137,3 +137,21 @@ def test_a_model_that_learned_no_numbers_says_so(
     Path(known).write_text("\n".join([rows[0], *own]) + "\n")
     finetune(str(tmp_path / "a"), known, known, tmp_path / "b", STILL, regression=True)
     assert "variance" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [(("0.5", "2", "3"), "Labels such as '0.5' are learned as classes"), (("1.0", "2", "nan"), None)],
+)
+def test_numbers_that_are_learned_as_classes_are_told(
+    labels: tuple[str, ...],
+    said: str | None,
+    bert_base: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = [{"text": row["text"], "label": labels[n % 3]} for n, row in enumerate(messages()[:12])]
+    table = str(write_tsv(tmp_path / "rated.tsv", rows))
+    finetune(str(bert_base), table, table, tmp_path / "teacher", STILL)
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Labels such as")]
+    assert [line[: len(said or "")] for line in told] == ([said] if said else [])
