@@ -12,8 +12,8 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 
 # Results go to standard output so that they can be piped; progress and errors do not mix with them.
-console = Console(highlight=False, soft_wrap=True)
-stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+console = Console(highlight=False, emoji=False, soft_wrap=True)
+stderr = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 SHOW_AFTER_SECONDS = 2.0
 
@@ -102,5 +102,5 @@ def working(description: str) -> Iterator[None]:
     if not stderr.is_terminal or _listener.get() is not None:
         yield
         return
-    with stderr.status(description):
+    with stderr.status(Text(description)):
         yield

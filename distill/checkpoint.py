@@ -86,7 +86,7 @@ class Checkpoint:
             InputError: the checkpoint is of a run with other settings, data or starting weights, and may not be
                 discarded.
         """
-        self._run = wanted = _comparable({**run, "the checkpoint's format": FORMAT_VERSION})
+        self._run = wanted = _comparable(run)
         if not self.path.exists():
             return None
         try:

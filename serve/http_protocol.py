@@ -86,7 +86,7 @@ class PatientHttpProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state)
         self._direct = direct
-        self._in_head = False
+        self._in_head = self._in_message = False
         self._head_bytes = self._body_bytes = self._other_bytes = 0
         self._unread = b""
         self._head_timer: asyncio.TimerHandle | None = None
@@ -103,7 +103,7 @@ class PatientHttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._in_head = True
+        self._in_head = self._in_message = True
         self._head_bytes = self._body_bytes = self._other_bytes = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -123,6 +123,7 @@ class PatientHttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
+        self._in_message = False
         if self._wants_upgrade:
             return
         super().on_message_complete()
@@ -134,7 +135,7 @@ class PatientHttpProtocol(HttpToolsProtocol):
             self._read(data)
 
     def _read(self, data: bytes) -> None:
-        in_head, body_bytes = self._in_head, self._body_bytes
+        in_head, in_message, body_bytes, cycle = self._in_head, self._in_message, self._body_bytes, self.cycle
         super().data_received(data)
         if self._unread is data:
             self._unread = b""
@@ -145,7 +146,11 @@ class PatientHttpProtocol(HttpToolsProtocol):
         if self._head_bytes > HEAD_BYTES or self._other_bytes > OTHER_BYTES:
             self._give_up()
         # Whatever was sent, a request must follow; nearly every one has come whole, for which no timer is started.
-        if not self._working:
+        if self._working:
+            return
+        if not self._in_message and (in_message or self.cycle is not cycle):
+            self._be_idle()
+        else:
             self._await_head()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
@@ -236,6 +241,15 @@ class PatientHttpProtocol(HttpToolsProtocol):
     def resume_writing(self) -> None:
         self._stop_read_timer()
         super().resume_writing()
+
+    def _be_idle(self) -> None:
+        """A request that was refused from its head alone has come to its end: the next may take as long to come as it
+        may after an answer, whose timer ended with the first byte of this body."""
+        self._stop_head_timer()
+        if self.timeout_keep_alive_task is None and not self.transport.is_closing():
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def _await_head(self) -> None:
         if self._head_timer is None:

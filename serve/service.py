@@ -175,8 +175,11 @@ class Service:
         self._count_texts(request, chosen, outcomes)
         return outcomes
 
-    async def reload(self, model: ServedModel, path: Path | None = None) -> ServedModel:
+    async def reload(self, model: ServedModel, path: Path | None = None, *, asked: bool = True) -> ServedModel:
         """As `Repository.reload`; the teacher takes note.
+
+        Args:
+            asked: whether somebody is to be told that nothing changed.
 
         Raises:
             InputError, NotFoundError: as there.
@@ -192,7 +195,8 @@ class Service:
             raise
         self._refused.pop(model.name, None)
         if fresh is old:
-            _LOG.warning("%s is unchanged and goes on as it was", old.name)
+            if asked:
+                _LOG.warning("%s is unchanged and goes on as it was", old.name)
             return old
         if old is self._default:
             self._default = fresh
@@ -209,8 +213,14 @@ class Service:
             InputError, NotFoundError: as `Repository.reload`.
         """
         if path is not None and not any(model.name == name for model in self.repository):
-            model = await self.repository.add(ModelSource(path, name))
+            try:
+                model = await self.repository.add(ModelSource(path, name))
+            except UnderstudyError as error:
+                self.metrics.reloaded("refused")
+                _LOG.error("%s was not loaded: %s", name, error)
+                raise
             self.metrics.reloaded("loaded")
+            _LOG.warning("%s now serves version %s", model.name, model.version)
             return model
         return await self.reload(self.repository.find(name), path)
 
@@ -298,7 +308,7 @@ class Service:
                     continue
                 # What fails is tried again: a copy may be half done, or the model process just being started anew.
                 try:
-                    await self.reload(model)
+                    await self.reload(model, asked=False)
                     seen[place] = stamp
                 except UnderstudyError:
                     pass  # it is logged

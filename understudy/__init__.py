@@ -7,9 +7,14 @@ from typing import Any
 
 _HOMES = {
     "BenchSettings": "benchmarks.bench.settings",
+    "DistillationSettings": "distill.settings",
     "Engine": "serve.engine",
+    "ExportSettings": "export.settings",
     "Prediction": "serve.engine",
+    "PretrainingSettings": "distill.pretraining.settings",
     "ScoreSettings": "serve.scoring.settings",
+    "TextError": "common.errors",
+    "TrainingSettings": "distill.settings",
     "UnderstudyError": "common.errors",
     "bench": "benchmarks.bench.bench",
     "compare": "serve.comparison.comparison",

@@ -108,6 +108,7 @@ def bench(
             against=against,
             overwrite=overwrite,
             quiet=json,
+            foreign_labels=data is None,
         )
     if json:
         sys.stdout.write(as_json(results))

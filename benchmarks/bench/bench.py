@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -119,8 +120,12 @@ def run_bench(
     against: Path | None,
     overwrite: bool,
     quiet: bool,
+    foreign_labels: bool = False,
 ) -> tuple[dict[str, Any], Changes | None]:
     """As `bench`, but what is worse than before is the caller's to act upon.
+
+    Args:
+        foreign_labels: whether a table whose labels the models lack is one of texts alone, rather than an error.
 
     Returns:
         What `results.json` holds, and what changed since `against`.
@@ -142,6 +147,8 @@ def run_bench(
         for model in models:
             if output.resolve().is_relative_to(model.path.resolve()):
                 raise InputError(f"{output} lies in the bundle {model.path}: choose another output")
+        if foreign_labels and not set(examples.labels) <= set(models[0].task.labels):
+            examples = replace(examples, labels=[], label_column=None)
         contestants: list[Contestant] = [*models, *_open_servers(servers, models)]
         if earlier is not None:
             ids = [each.id for each in contestants[1:]]

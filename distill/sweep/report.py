@@ -53,7 +53,7 @@ def kind_of_student(outcome: Outcome) -> str:
 
 def _print(table: Table) -> None:
     # Where nobody looks at a terminal, nothing needs to be squeezed into one.
-    place = console if console.is_terminal else Console(file=console.file, width=_WIDTH, highlight=False)
+    place = console if console.is_terminal else Console(file=console.file, width=_WIDTH, highlight=False, emoji=False)
     place.print(table)
 
 

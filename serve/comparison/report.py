@@ -194,7 +194,7 @@ def _add_metric(table: Table, name: str, a: float, b: float) -> None:
 
 
 def _print(table: Table) -> None:
-    (console if console.is_terminal else Console(width=_PIPED_WIDTH, highlight=False)).print(table)
+    (console if console.is_terminal else Console(width=_PIPED_WIDTH, highlight=False, emoji=False)).print(table)
 
 
 def _label(label: str) -> str:

@@ -17,7 +17,9 @@ def shown(monkeypatch: pytest.MonkeyPatch, *, terminal: bool, after: float) -> i
     return screen
 
 
-@pytest.mark.parametrize("line", ["[bold]no[/bold] [markup]", "x" * 500, "a, b; c: 12.5 % — é 😀", "", "[/]"])
+@pytest.mark.parametrize(
+    "line", ["[bold]no[/bold] [markup]", "x" * 500, "a, b; c: 12.5 % — é 😀", "", "[/]", ":x: :smile:"]
+)
 def test_say_prints_a_line_as_it_is_to_standard_output(capsys: pytest.CaptureFixture[str], line: str) -> None:
     say(line)
     captured = capsys.readouterr()

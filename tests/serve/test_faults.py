@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from starlette.responses import Response
 from uvicorn.server import ServerState
 
 from demo.messages import DEV
@@ -180,16 +181,16 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Any:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"x" * 50_000_000})
 
-    def run(talk: Any) -> None:
+    def run(talk: Any, direct: Any = None, idle: int = 5) -> None:
         async def go() -> None:
-            config = uvicorn.Config(app, lifespan="off", log_level="critical")
+            config = uvicorn.Config(app, lifespan="off", log_level="critical", timeout_keep_alive=idle)
             config.load()
             state = ServerState()
             loop = asyncio.get_running_loop()
             made: list[PatientHttpProtocol] = []
 
             def protocol() -> PatientHttpProtocol:
-                made.append(PatientHttpProtocol(None, config, state, {}))
+                made.append(PatientHttpProtocol(direct, config, state, {}))
                 return made[-1]
 
             server = await loop.create_server(protocol, "127.0.0.1", 0)
@@ -237,6 +238,49 @@ def test_a_head_that_trickles_or_never_ends_ends_the_connection(impatient: Any) 
 
     impatient(trickle)
     impatient(flood)
+
+
+class _Full:
+    """Refuses every request from its head."""
+
+    def takes(self, _scope: Any) -> bool:
+        return True
+
+    def refusal(self, _scope: Any) -> Response:
+        return Response(b"later", 503)
+
+
+@pytest.mark.parametrize("pieces", [[b"\r\n\r\nbody"], [b"\r\n\r\n", b"body"], [b"\r\n\r\n", b"bo", b"dy"]])
+def test_a_connection_is_kept_after_a_refusal_as_after_an_answer(impatient: Any, pieces: list[bytes]) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(2):
+            writer.write(b"POST / HTTP/1.1\r\nContent-Length: 4")
+            for piece in pieces:
+                writer.write(piece)
+                await asyncio.sleep(0.05)
+            assert b"503" in await reader.readuntil(b"later")
+            await asyncio.sleep(0.5)  # more than a head may take, less than a connection may be idle
+        # A request that does not come to its end is waited for no longer than any other.
+        writer.write(b"POST / HTTP/1.1\r\nContent-Length: 4\r\n\r\nbo")
+        assert b"503" in await reader.readuntil(b"later")
+        with contextlib.suppress(ConnectionError):
+            assert await asyncio.wait_for(reader.read(), 2) == b""
+
+    impatient(talk, _Full())
+
+
+@pytest.mark.parametrize("after", [b"", b"\r\n"])
+def test_a_connection_that_is_idle_after_a_refusal_ends(impatient: Any, after: bytes) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"POST / HTTP/1.1\r\nContent-Length: 4\r\n\r\n")
+        assert b"503" in await reader.readuntil(b"later")
+        writer.write(b"body")
+        await asyncio.sleep(0.05)
+        writer.write(after)
+        with contextlib.suppress(ConnectionError):
+            assert await asyncio.wait_for(reader.read(), 3) == b""
+
+    impatient(talk, _Full(), idle=1)
 
 
 @pytest.mark.parametrize("sent", [b"\r\n", b"POST / HTTP/1.1\r\nContent-Length: 100\r\n\r\nx"])

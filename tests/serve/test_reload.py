@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -121,7 +122,27 @@ def test_several_models_by_name_and_version(student_bundle: Path, teacher_bundle
         assert _load(client, "three").status_code == 404
         assert _load(client, "a b", bundle=str(teacher_bundle)).status_code == 422
         assert _load(client, "three", bundle=str(teacher_bundle)).json()["name"] == "three"
+        shown = client.get("/metrics").text
+        assert 'understudy_reloads_total{outcome="loaded"} 1.0' in shown
         assert client.post("/v1/classify", json={"inputs": TEXTS, "model": "three"}).status_code == 200
+
+
+def test_a_new_model_that_will_not_do_is_logged_and_counted(
+    client: TestClient, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert _load(client, "new", bundle=str(tmp_path)).status_code == 422
+    assert "new was not loaded: " in caplog.text
+    assert 'understudy_reloads_total{outcome="refused"} 1.0' in client.get("/metrics").text
+
+
+def test_a_new_model_is_not_called_unchanged_by_the_watch(
+    place: Path, teacher_bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with TestClient(app_of(place, watch=0.05, access=AccessSettings(admin_keys=(ADMIN,)))) as client:
+        assert _load(client, "new", bundle=str(teacher_bundle)).status_code == 200
+        time.sleep(0.5)
+        assert _load(client, "new").status_code == 200
+    assert caplog.text.count("new is unchanged and goes on as it was") == 1, "by the second call, which asks"
 
 
 def test_names_of_models(tmp_path: Path) -> None:

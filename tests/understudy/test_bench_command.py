@@ -44,6 +44,7 @@ def test_the_defaults(understudy: Callable[..., Any], asked: dict[str, Any]) -> 
     assert asked["settings"] == BenchSettings()
     assert asked["settings"].scenarios == SCENARIOS
     assert (asked["servers"], asked["against"], asked["quiet"]) == ([], None, False)
+    assert asked["foreign_labels"]
     assert result.out == "measuring\n"
 
 

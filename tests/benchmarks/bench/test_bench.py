@@ -19,6 +19,7 @@ from benchmarks.bench.report.schema import read_results
 from benchmarks.bench.roofline import Roofline
 from benchmarks.bench.settings import SCENARIOS, BenchSettings
 from common.errors import InputError, WorkFailedError
+from common.examples import BY_USUAL_NAMES
 from common.machine import usable_cores
 from export.bundle import MANIFEST_FILE
 
@@ -185,6 +186,28 @@ def test_labels_that_the_models_lack(student: Path, teacher: Path, tmp_path: Pat
     with pytest.raises(InputError, match="'other' is not one of the model's 3"):
         bench([student], tmp_path / "report", OFFLINE, teacher=teacher, data=table(8, lambda _: "other"))
     assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.usefixtures("no_cost")
+@pytest.mark.parametrize(("label", "rows"), [("other", None), ("a", 8)])
+def test_shipped_labels_count_where_they_are_the_models(
+    student: Path, teacher: Path, tmp_path: Path, table: Callable[..., str], label: str, rows: int | None
+) -> None:
+    results, _ = module.run_bench(
+        [student],
+        tmp_path / "report",
+        OFFLINE,
+        teacher=teacher,
+        data=table(8, lambda _: label),
+        columns=BY_USUAL_NAMES,
+        servers=(),
+        against=None,
+        overwrite=False,
+        quiet=True,
+        foreign_labels=True,
+    )
+    assert (results["quality"] and results["quality"]["rows"]) == rows
+    assert results["agreement"]["models"]["student"]["rows"] == 8
 
 
 def test_no_student(teacher: Path, tmp_path: Path) -> None:
