@@ -13,6 +13,7 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 
 from common.errors import InputError, first_line
+from common.files import is_utf8
 from common.location import Location
 from common.rows import CHUNK_BYTES, Chunk, Row
 from common.store_faults import is_store_fault, store_fault
@@ -58,6 +59,8 @@ class ParquetTable:
     @contextlib.contextmanager
     def _open(self) -> Iterator[pq.ParquetFile]:
         with ExitStack() as opened:
+            if not is_utf8(self._location.path):
+                raise InputError(f"{self._location}: Parquet is read from files whose names are valid UTF-8")
             with _no_table(self._location, "a Parquet file"):
                 # Not through `Location.open`: pyarrow reads its own files on several threads.
                 source = opened.enter_context(self._location.filesystem.open_input_file(self._location.path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
@@ -26,6 +27,10 @@ PAIR_NAMES = (
 )
 TEXT_NAMES = ("text", "sentence")
 LABEL_NAMES = ("label", "labels", "intent", "category")
+# What a row without a second text has in its place; CSV and TSV know nothing else.
+_MISSING = (None, "")
+# Labels that are whole numbers in their one spelling: 01 is a label of its own beside 1.
+_WHOLE = re.compile("0|-?[1-9][0-9]{0,17}")
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,7 @@ class Columns:
         """The row's text, or its pair of texts, unchecked."""
         assert self.text is not None
         text, pair = row.get(self.text), self.pair
-        if pair is None and self.late_pair is not None and row.get(self.late_pair) is not None:
+        if pair is None and self.late_pair is not None and row.get(self.late_pair) not in _MISSING:
             pair = self.late_pair
         return text if pair is None else (text, row.get(pair))  # type: ignore[return-value]
 
@@ -130,7 +135,8 @@ def read_examples(
 ) -> Examples:
     """Reads a whole table of texts and their labels.
 
-    A pair column that was found by its usual name, yet has no value in any row, is none: the texts are single ones.
+    A pair column that was found by its usual name, yet has no value in any row, is none: the texts are single ones. An
+    empty one is no value, since CSV and TSV have no other way to say so.
 
     Args:
         source: a file's path or URI, or `hub:NAME[/CONFIG]`.
@@ -154,7 +160,7 @@ def read_examples(
     for number, row in table.rows:
         here = f"{table.name}, {table.place} {number}"
         if pair is not None:
-            is_pair = row.get(pair) is not None
+            is_pair = row.get(pair) not in _MISSING
             if not texts:
                 found = replace(found, pair=pair if is_pair else None)
             elif is_pair != (found.pair is not None):
@@ -247,7 +253,7 @@ def _ordered(labels: set[str], *orders: tuple[str, ...]) -> tuple[str, ...]:
     for order in orders:
         if set(order) == labels:
             return order
-    if all(label.removeprefix("-").isdecimal() for label in labels):
+    if all(_WHOLE.fullmatch(label) for label in labels):
         return tuple(sorted(labels, key=int))
     return tuple(sorted(labels))
 

@@ -68,7 +68,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def as_json(value: Any) -> str:
     """`value` with indentation; keys keep their order, and numbers that JSON has not become null."""
-    return json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # A file's name may hold bytes that are no UTF-8.
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -96,6 +98,10 @@ def check_output(path: Path, *, directory: bool, overwrite: bool) -> None:
         InputError: something stands there that may not be replaced, or nothing can be written there.
     """
     check_names(path)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise InputError(f"{path} is a pipe or a device: choose another output")
+    if directory and not is_utf8(path.name):
+        raise InputError(f"{path}: a model's or bundle's name must be valid UTF-8")
     path = resolved(path)
     parent = _nearest_parent(path)
     if not parent.is_dir() or not os.access(parent, os.W_OK):
@@ -131,7 +137,7 @@ def staged_directory(path: Path, *, overwrite: bool = False, work: Path | None =
         staging = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=work or path.parent))
         try:
             yield staging
-            staging.chmod(0o777 & ~_umask())
+            _share(staging)
             _replace_directory(path, staging)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
@@ -210,9 +216,11 @@ def parents_of(path: Path) -> Iterator[None]:
     """Makes the directories above `path`; those it made go again if the block fails."""
     made = []
     for parent in reversed(path.parents):
-        if not parent.exists():
-            parent.mkdir()
-            made.append(parent)
+        # Another process may make it at the same time.
+        with contextlib.suppress(FileExistsError):
+            if not parent.exists():
+                parent.mkdir()
+                made.append(parent)
     try:
         yield
     except BaseException:
@@ -236,6 +244,24 @@ def check_names(path: Path) -> None:
 def resolved(path: Path) -> Path:
     """The path itself where it is a link: a link stays one, and what it points to is written."""
     return Path(os.path.realpath(path))
+
+
+def _share(directory: Path) -> None:
+    """Gives a temporary directory and all in it the modes that they would have had without libraries that let only
+    their owner read a file: whoever serves or exports what is in it may be another user."""
+    mask = _umask()
+    directory.chmod(0o777 & ~mask)
+    for path in directory.rglob("*"):
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
+
+
+def is_utf8(name: str) -> bool:
+    """Whether the bytes of a file's name are UTF-8."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_empty(path: Path) -> bool:

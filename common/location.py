@@ -241,7 +241,7 @@ class Location:
         if self.local is not None:
             try:
                 with os.scandir(self.local) as entries:
-                    return sorted((entry.name, entry.is_dir()) for entry in entries)
+                    return sorted((entry.name, _is_directory(entry)) for entry in entries)
             except (FileNotFoundError, NotADirectoryError):
                 return []
         listed = self._listed(recursive=False)
@@ -289,12 +289,20 @@ def _local(path: Path) -> Location:
     return Location(str(path), str(path), path, pafs.LocalFileSystem())
 
 
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    """False where that cannot be told, as of a link that leads to itself: opening it says what is wrong with it."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def _walked(directory: Path, prefix: str, aside: tuple[str, ...], above: tuple[str, ...]) -> Iterator[str]:
     with os.scandir(directory) as entries:
         for entry in entries:
             if entry.name.startswith(aside):
                 continue
-            if not entry.is_dir():
+            if not _is_directory(entry):
                 yield prefix + entry.name
                 continue
             real = os.path.realpath(entry.path)

@@ -166,6 +166,9 @@ def _measure_number(name: str, predicted: NDArray[np.float32], targets: NDArray[
     # A correlation with a constant is undefined; it counts as none.
     if len(targets) < 2 or np.ptp(predicted) == 0 or np.ptp(targets) == 0:
         return 0.0
-    pearson = float(stats.pearsonr(predicted, targets).statistic)
-    spearman = float(stats.spearmanr(predicted, targets).statistic)
+    with warnings.catch_warnings():
+        # scipy warns of numbers that lie close together beside their size.
+        warnings.simplefilter("ignore")
+        pearson = float(stats.pearsonr(predicted.astype(np.float64), targets.astype(np.float64)).statistic)
+        spearman = float(stats.spearmanr(predicted, targets).statistic)
     return {"pearson": pearson, "spearman": spearman, "pearson-spearman": (pearson + spearman) / 2}[name]

@@ -108,6 +108,8 @@ class TextTable:
             raise InputError(f"{self._location} has no header row")
         if any("\0" in name for name in names):
             raise self._error(number, "the header holds NUL characters: is this UTF-16, or no text at all?")
+        if self._format == "tsv" and any("\r" in name for name in names):
+            raise self._error(number, "the header holds a carriage return: lines must end with a line feed")
         return names, self._named(names, fields)
 
     def _named(self, names: list[str], lines: Iterator[tuple[int, list[str]]]) -> Rows:

@@ -25,12 +25,13 @@ from export.bundle import MODEL_FILE, Bundle
 from export.exporting import export
 from export.settings import OPSET, ExportSettings
 from serve.repository import ModelSource
-from serve.server import run_server
+from serve.server import listen, run_server
 from serve.settings import ServiceSettings
 from serve.shadow import ShadowSettings
 
 # Few rows and little time: a higher rate than the paper's grid for large tasks, and the student starts as every
 # second layer of the fine-tuned teacher, which needs far fewer steps than starting from the pre-trained model.
+_HOST = "127.0.0.1"
 LEARNING_RATE = 3e-4
 TEACHER_EPOCHS = 3
 STUDENT_EPOCHS = 6
@@ -56,6 +57,9 @@ def run_demo(output: Path, *, model: str, serve: bool, port: int, seed: int) -> 
     bundles = output / "teacher-bundle", output / "student-bundle"
     report = output / "report"
     _check(output, (teacher, student, *bundles, report))
+    if serve:
+        # It is needed in the end, and known to be free before an hour's work.
+        listen(_HOST, port).close()
     training = TrainingSettings(epochs=TEACHER_EPOCHS, learning_rate=LEARNING_RATE, seed=seed)
 
     say("1 of 5: the teacher")
@@ -109,7 +113,7 @@ def run_demo(output: Path, *, model: str, serve: bool, port: int, seed: int) -> 
     if serve:
         say("5 of 5: the server")
         beside = ServiceSettings((ModelSource(bundles[1]),), ModelSource(bundles[0]), shadow=ShadowSettings(share=1.0))
-        run_server(beside, host="127.0.0.1", port=port)
+        run_server(beside, host=_HOST, port=port)
     else:
         say(f"Serve the student with: understudy serve {bundles[1]}")
 

@@ -18,8 +18,7 @@ from common.locks import held_directory
 from common.progress import say
 from distill.processes import launched
 
-# Of the state's form: 2 since a run holds the word embeddings of its tables' words alone.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 1
 
 # What a kill may cost, in seconds of work, and the share of a run's time that may go into preventing it.
 INTERVAL_SECONDS = 30.0

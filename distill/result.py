@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
+from common.errors import WorkFailedError, first_line
 from common.files import staged_directory
 from distill.checkpoint import Checkpoint
 from distill.models import save_model
@@ -32,9 +34,13 @@ def write_result(
 
     Raises:
         InputError: `output` may not be replaced.
+        WorkFailedError: it cannot be written.
     """
     if launched().is_first:
         with staged_directory(output, overwrite=overwrite, work=checkpoint.path.parent) as staging:
-            save_model(model, tokenizer, staging, max_length)
-            record.write(staging)
+            try:
+                save_model(model, tokenizer, staging, max_length)
+                record.write(staging)
+            except SafetensorError as error:  # a full disk is no OSError to it
+                raise WorkFailedError(f"{output} cannot be written ({first_line(error)}); {checkpoint}") from None
     launched().wait()

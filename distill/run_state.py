@@ -18,6 +18,9 @@ from distill.batches import TokenizedSet
 from distill.processes import ALONE, Processes
 from distill.record import TrainingRecord
 
+# Of `RunState.state_dict`: 2 since a run has the embeddings of its tables' words alone.
+_FORM = 2
+
 
 @dataclass
 class RunState:
@@ -109,6 +112,7 @@ def run_identity(
         encoder: of both tables, since the same tokens may be padded otherwise.
     """
     return {
+        "form of the state": _FORM,
         "method": record.method,
         **record.settings,
         "metric": record.metric,

@@ -27,7 +27,7 @@ from distill.models import (
 from distill.record import read_record
 from distill.sources import Source, find_model
 from export.activation_ranges import activation_ranges
-from export.bundle import MODEL_FILE, WEIGHTS_FILE, Manifest
+from export.bundle import MODEL_FILE, Manifest
 from export.contents import describe_graph
 from export.dev_rows import dev_rows
 from export.exported_graph import ExportedGraph
@@ -89,8 +89,6 @@ def export(
         config.architectures = [type(model).__name__]
         if settings.with_weights:
             model.save_pretrained(staging)
-            # safetensors lets only its owner read the file; whoever serves the bundle may be another user.
-            (staging / WEIGHTS_FILE).chmod(path.stat().st_mode)
         config.save_pretrained(staging)
         weights = staging if settings.with_weights else None
         graph = ExportedGraph(path, encoder, settings.device)

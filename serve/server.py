@@ -54,7 +54,7 @@ def run_server(settings: ServiceSettings, *, host: str, port: int, drain: float 
     _allow_many_connections()
     # Until there is something to reload; its default would end the server.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with _listen(host, port) as listener:
+    with listen(host, port) as listener:
         app = create_app(settings)
         config = uvicorn.Config(
             app,
@@ -197,7 +197,12 @@ def _allow_many_connections() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that takes connections to a port.
+
+    Raises:
+        InputError: the port is in use, or none that can be had.
+    """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.socket(family, socket.SOCK_STREAM)

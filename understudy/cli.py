@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import signal
 import sys
@@ -57,6 +58,10 @@ def main() -> NoReturn:
     """Runs the command and ends the process: 0, 1 (the work failed) or 2 (the arguments or the input are wrong)."""
     # A stop request unwinds like Ctrl-C, so that half-written outputs are removed.
     signal.signal(signal.SIGTERM, _interrupt)
+    for stream in (sys.stdout, sys.stderr):
+        # Not every terminal has all characters, and no result is lost for one of them.
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
     try:
         # Typer turns Ctrl-C into an exit with code 130, which it hands back rather than raises.
         ended = app(standalone_mode=False)

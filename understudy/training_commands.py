@@ -315,7 +315,7 @@ def demo(
     ] = Path("understudy-demo"),
     serve: Annotated[bool, typer.Option("--serve/--no-serve", help="Serve the student when done.")] = True,
     model: Annotated[str, typer.Option(help="Pre-trained model of the teacher.")] = "all-MiniLM-L6-v2",
-    port: Annotated[int, typer.Option(help="Port of the server.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the server.")] = 8000,
     seed: Seed = 0,
 ) -> None:
     """From shipped messages to a running classifier: teacher, student, bundles, benchmark, server."""

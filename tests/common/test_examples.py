@@ -150,7 +150,7 @@ def test_a_table_without_labels_is_read_where_none_are_needed(tmp_path: Path) ->
         ("t.csv", 'text,label\n"a\nb",x\n \t,y\n', "line 4: empty text"),
         ("t.csv", "text,label\na,x\nb\0c,y\n", "line 3: the text holds a NUL"),
         ("t.tsv", "text\tlabel\na\tx\n" + "b" * 100_001 + "\ty\n", "line 3: the text has 100,001 bytes"),
-        ("t.csv", "text,text_pair,label\na,b,x\na,,y\n", "line 3: empty text"),
+        ("t.csv", "text,text_pair,label\na,b,x\na,,y\n", "line 3: a single text among pairs"),
         ("t.jsonl", '{"text": "a", "label": "x"}\n{"label": "y"}\n', "line 2: no text"),
         ("t.jsonl", '{"text": "a", "label": "x"}\n{"text": 3, "label": "y"}\n', "line 2: a text must be a string"),
         ("t.jsonl", '{"text": "a", "label": "x"}\n{"text": "b"}\n', "line 2: no label"),
@@ -193,6 +193,14 @@ def test_a_pair_column_without_a_value_is_none(tmp_path: Path, first: dict[str, 
     table = read_examples(put(tmp_path, "t.jsonl", lines(*rows)), BY_USUAL_NAMES, need_label=False)
     assert table.texts == ["a", "b", "c"]
     assert not table.describe()["pairs"]
+
+
+@pytest.mark.parametrize("end", [".csv", ".tsv"])
+def test_an_empty_pair_column_is_none_in_text_tables(tmp_path: Path, end: str) -> None:
+    text = "text,text_pair,label\na,,x\nb,,y\n".replace(",", "\t" if end == ".tsv" else ",")
+    assert read_examples(put(tmp_path, f"t{end}", text), BY_USUAL_NAMES).texts == ["a", "b"]
+    named = Columns("text", "text_pair")
+    assert "line 2: empty text" in refusal(put(tmp_path, f"n{end}", text), named)
 
 
 def test_a_pair_column_without_a_value_is_none_in_parquet(tmp_path: Path) -> None:
@@ -291,6 +299,21 @@ def test_the_models_order_is_kept_where_it_has_the_same_labels(order: list[str])
 def test_the_models_order_counts_for_nothing_where_its_labels_differ(known: tuple[str, ...]) -> None:
     assert find(["b", "a"], known=known).labels == ("a", "b")
     assert find(["b", "a|b"], known=known, multi_label=True).labels == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("labels", "order"),
+    [
+        ({"10", "-3", "9", "0"}, ("-3", "0", "9", "10")),
+        # Equal as numbers, so that the set's own order, which each process draws anew, would decide.
+        ({"1", "01", "001"}, ("001", "01", "1")),
+        ({"1", "١"}, ("1", "١")),
+        ({"0", "-0"}, ("-0", "0")),
+        ({"7", "9" * 5000}, ("7", "9" * 5000)),
+    ],
+)
+def test_numbers_are_ordered_by_size_where_each_has_one_spelling(labels: set[str], order: tuple[str, ...]) -> None:
+    assert find([*labels]).labels == order
 
 
 @pytest.mark.parametrize("known", [("other", "spam"), ("spam", "other"), ()])

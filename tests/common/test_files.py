@@ -1,6 +1,7 @@
 """Outputs appear whole or not at all, and nothing is replaced that Understudy did not make."""
 
 import errno
+import json
 import os
 import stat
 from collections.abc import Callable
@@ -207,11 +208,53 @@ def test_outputs_have_the_permissions_of_ordinary_files(tmp_path: Path) -> None:
         for stage, name in ((staged_file, "out.csv"), (staged_directory, "out")):
             with stage(tmp_path / name) as staging:
                 fill(staging)
+                if staging.is_dir():
+                    (staging / "deep").mkdir(mode=0o700)
+                    (staging / "deep" / "weights").touch(mode=0o600)
         assert os.umask(0o027) == 0o027
     finally:
         os.umask(mask)
     assert stat.S_IMODE((tmp_path / "out.csv").stat().st_mode) == 0o640
     assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o750
+    assert stat.S_IMODE((tmp_path / "out" / "deep").stat().st_mode) == 0o750
+    assert stat.S_IMODE((tmp_path / "out" / "deep" / "weights").stat().st_mode) == 0o640
+
+
+@STAGES
+def test_a_directory_that_another_process_makes_meanwhile_is_used(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "new").mkdir()
+    exists = Path.exists
+    seen = []
+
+    def late(path: Path) -> bool:
+        if path == tmp_path / "new":
+            seen.append(path)
+            return len(seen) != 2  # `check_output` sees it, `parents_of` does not yet
+        return exists(path)
+
+    monkeypatch.setattr(Path, "exists", late)
+    with stage(tmp_path / "new" / "out") as staging:
+        fill(staging)
+    assert len(seen) >= 2
+    assert exists(tmp_path / "new" / "out")
+
+
+def test_names_that_are_no_utf8(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    with pytest.raises(InputError, match="name must be valid UTF-8"):
+        check_output(tmp_path / name, directory=True, overwrite=False)
+    write_json(tmp_path / "record.json", {"made from": name})
+    assert json.loads((tmp_path / "record.json").read_text(encoding="utf-8")) == {"made from": "caf?"}
+
+
+def test_a_pipe_or_a_device_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for path in (tmp_path / "pipe", tmp_path / "link", Path("/dev/null")):
+        with pytest.raises(InputError, match="is a pipe or a device: choose another output"):
+            check_output(path, directory=False, overwrite=True)
 
 
 def test_a_link_to_an_empty_directory_stays_a_link(tmp_path: Path) -> None:

@@ -109,6 +109,14 @@ def test_children_are_sorted_and_none_of_what_is_not_there(tmp_path: Path) -> No
     assert root.child("b").children() == []
 
 
+def test_a_link_that_leads_to_itself_is_a_file_like_any_other(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "a.csv").touch()
+    place = Location.parse(str(tmp_path))
+    assert place.entries() == [("a.csv", False), ("loop", False)]
+    assert place.files_below((".",)) == ["a.csv", "loop"]
+
+
 def test_removing_takes_all_of_a_directory_and_nothing_behind_a_link(tmp_path: Path) -> None:
     root = Location.parse(tmp_path)
     root.child("out/deep/a.csv").write_bytes(b"x")

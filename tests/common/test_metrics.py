@@ -73,6 +73,15 @@ def test_a_constant_answer_has_no_correlation() -> None:
     assert evaluate(task, np.ones((4, 1)), np.arange(4.0))["pearson"] == 0
 
 
+@pytest.mark.filterwarnings("error")
+def test_numbers_that_lie_close_together_are_measured_in_silence() -> None:
+    targets = (1000 + 0.001 * np.arange(8)).astype(np.float32)
+    scores = (targets[:, None] + 0.0001 * (np.arange(8)[:, None] % 3)).astype(np.float32)
+    ours = evaluate(Task(REGRESSION, ("score",)), scores, targets)
+    exact = stats.pearsonr(scores[:, 0].astype(np.float64), targets.astype(np.float64)).statistic
+    assert ours["pearson"] == pytest.approx(exact, abs=1e-9)
+
+
 def test_the_default_metric_and_the_choice() -> None:
     two, many = Task(SINGLE_LABEL, ("a", "b")), Task(SINGLE_LABEL, ("a", "b", "c"))
     assert choose_metric(two, None) == "accuracy"

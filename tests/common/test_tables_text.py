@@ -126,6 +126,11 @@ def test_tsv_has_no_quoting(folder: Path, rows: list[tuple[str, str, str]], end:
     assert numbered(path) == [(number, dict(zip(NAMES, row, strict=True))) for number, row in enumerate(rows, start=2)]
 
 
+@pytest.mark.parametrize("text", ["text\tlabel\ra\tx\rb\ty\r", "text\r\tlabel\na\tx\n"])
+def test_a_carriage_return_in_a_tsv_header_is_refused(tmp_path: Path, text: str) -> None:
+    assert "line 1: the header holds a carriage return" in refusal(put(tmp_path, "t.tsv", text))
+
+
 def test_tsv_reads_what_pandas_reads_without_quoting(tmp_path: Path) -> None:
     path = put(tmp_path, "a.tsv", 'sentence\tlabel\n"the \' film\t1\nhe said ""no""\t0\n"\t1\n')
     table = pandas.read_csv(path, sep="\t", dtype=str, quoting=csv.QUOTE_NONE, keep_default_na=False)

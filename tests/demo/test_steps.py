@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,15 @@ def test_the_demo_from_messages_to_a_bundle_and_again(
     assert healed.out.count("is there from an earlier run and is used again") >= 3
     Engine.load(home / "student-bundle")
     assert [model.role for model in read_results(home / "report").models] == ["teacher", "student"]
+
+
+def test_a_port_that_cannot_be_had_is_told_before_the_work(understudy: Run, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        result = understudy("demo", "-o", tmp_path / "demo", "--port", taken.getsockname()[1])
+    assert (result.code, result.out) == (2, "")
+    assert "is in use: choose another with --port" in result.err
+    assert understudy("demo", "-o", tmp_path / "demo", "--port", 70_000).code == 2
+    assert not (tmp_path / "demo").exists()
 
 
 def test_foreign_files_are_left_alone(understudy: Run, tmp_path: Path) -> None:

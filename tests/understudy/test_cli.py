@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
 
 from common.errors import UnderstudyError
 from tests.conftest import INTENTS, make_model, messages, write_tsv
@@ -168,6 +171,29 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_when_the_model_is_written_is_one_line(
+    understudy: Run, bert_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "t.tsv").write_text(GOOD)
+
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", full)
+    tables = ("--train", tmp_path / "t.tsv", "--dev", tmp_path / "t.tsv")
+    result = understudy("finetune", *tables, "--model", bert_base, "--epochs", 1, "-o", tmp_path / "teacher")
+    _one_line(result, 1, "teacher cannot be written (Error while serializing: I/O error: No space left on device")
+    assert [path.name for path in tmp_path.iterdir()] == ["t.tsv"]
+
+
+def test_characters_that_the_terminal_has_not_are_told_otherwise(bundle: Path) -> None:
+    environment = os.environ | {"PYTHONIOENCODING": "latin-1"}
+    command = [sys.executable, "-m", "understudy", "inspect", str(bundle)]
+    done = subprocess.run(command, capture_output=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"\\u2026" in done.stdout, "the sign for what is left out"
+
+
 def test_a_full_disk_behind_standard_output_is_no_traceback(bundle: Path) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(

@@ -143,6 +143,7 @@ def test_all_scores_and_prefix(bundle: Path, tmp_path: Path) -> None:
     [
         ("in.jsonl", {}),
         *((name, {"text_pair": pair}) for name in ("in.jsonl", "in.parquet") for pair in (None, TEXTS[2])),
+        *(("in.csv", {"text_pair": pair}) for pair in ("", TEXTS[2])),
     ],
 )
 def test_each_row_is_a_pair_or_not_by_itself(
@@ -159,7 +160,7 @@ def test_each_row_is_a_pair_or_not_by_itself(
     ]
     score(of_single_texts, _write(tmp_path / name, rows), tmp_path / "out.jsonl")
     pair = first.get("text_pair")
-    texts = [TEXTS[0] if pair is None else (TEXTS[0], pair), (TEXTS[0], TEXTS[1]), TEXTS[1]]
+    texts = [TEXTS[0] if not pair else (TEXTS[0], pair), (TEXTS[0], TEXTS[1]), TEXTS[1]]
     for scored, answer in zip(_read(tmp_path / "out.jsonl"), Engine.load(student_bundle).classify(texts), strict=True):
         assert isinstance(answer, Prediction)
         assert scored["score"] == pytest.approx(answer.score, abs=1e-6)
