@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import InputError
+from common.examples import BY_USUAL_NAMES, Columns
 from common.labels import MULTI_LABEL, REGRESSION
 from serve.codec import Codec, Prediction
 
@@ -27,6 +28,7 @@ class CascadeSettings:
         target_agreement: in its place: the share of dev texts on which the cascade must answer as the teacher does,
             from which the confidence is fitted.
         dev: the table of those texts.
+        columns: which of its columns hold them.
         budget: the largest share of texts that the teacher answers; None takes 0.5.
     """
 
@@ -34,6 +36,7 @@ class CascadeSettings:
     target_agreement: float | None = None
     dev: str | None = None
     budget: float | None = None
+    columns: Columns = BY_USUAL_NAMES
 
     def __post_init__(self) -> None:
         if self.escalate_below is not None and self.target_agreement is not None:
@@ -46,6 +49,8 @@ class CascadeSettings:
             raise InputError("--target-agreement is fitted on texts: name a table with --dev")
         if self.dev is not None and self.target_agreement is None:
             raise InputError("--dev is of use with --target-agreement alone")
+        if self.columns != BY_USUAL_NAMES and self.dev is None:
+            raise InputError("--text-column and --pair-column are of --dev, and none is given")
         if self.budget is not None and not 0 < self.budget <= 1:
             raise InputError("--escalation-budget must lie above 0 and be at most 1: it is a share of texts")
         if self.budget is not None and not self.on:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from common.errors import InputError, UnderstudyError
-from common.examples import BY_USUAL_NAMES, read_examples
+from common.examples import read_examples
 from common.progress import say
 from common.tokenization import Encoded, Text
 from serve.cascade import Budget, Fit, fit_threshold, unsure
@@ -124,10 +124,10 @@ class Teacher:
         Raises:
             InputError: the table cannot be read, or none of its texts classified by both.
         """
-        target, dev = self._settings.target_agreement, self._settings.dev
+        target, dev, columns = self._settings.target_agreement, self._settings.dev, self._settings.columns
         if target is None or dev is None:
             return
-        examples = await asyncio.to_thread(read_examples, dev, BY_USUAL_NAMES, split="validation", read_labels=False)
+        examples = await asyncio.to_thread(read_examples, dev, columns, split="validation", read_labels=False)
         own = await self._in_background(student, examples.texts)
         other = await self._in_background(self.model, examples.texts)
         both = [(a, b) for a, b in zip(own, other, strict=True) if a is not None and b is not None]

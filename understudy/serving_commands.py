@@ -38,6 +38,8 @@ def serve(
         float | None, typer.Option(help="In its place: share of --dev on which to answer as the teacher does.")
     ] = None,
     dev: Annotated[str | None, typer.Option(help="Table of texts that --target-agreement is fitted on.")] = None,
+    text_column: TextColumn = None,
+    pair_column: PairColumn = None,
     escalation_budget: Annotated[
         float | None, typer.Option(help="Largest share of texts that the teacher answers; 0.5 if not given.")
     ] = None,
@@ -100,7 +102,9 @@ def serve(
         engine=EngineOptions(engine, device, threads, lanes),
         scheduler=SchedulerSettings(max_queue_tokens, max_wait, timeout),
         limits=ServiceLimits(max_body, max_items),
-        cascade=CascadeSettings(escalate_below, target_agreement, dev, escalation_budget),
+        cascade=CascadeSettings(
+            escalate_below, target_agreement, dev, escalation_budget, columns(text_column, pair_column, None)
+        ),
         shadow=ShadowSettings(shadow, shadow_load, disagreements),
         access=AccessSettings(
             read_keys(keys, KEYS_VARIABLE), read_keys(admin_keys, ADMIN_KEYS_VARIABLE), tuple(allow_origin or ())

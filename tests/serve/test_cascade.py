@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import InputError, WorkFailedError
+from common.examples import Columns
 from common.labels import MULTI_LABEL, SINGLE_LABEL, Task
 from serve.cascade import Budget, CascadeSettings, check_pair, confidence, fit_threshold, unsure
 from serve.codec import Prediction, open_codec
@@ -88,6 +89,7 @@ def test_settings_that_contradict_each_other() -> None:
         {"dev": "x"},
         {"escalate_below": 0.5, "budget": 0},
         {"budget": 0.5},
+        {"escalate_below": 0.5, "columns": Columns("said")},
     ):
         with pytest.raises(InputError):
             CascadeSettings(**wrong)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from common.errors import InputError, NotReadyError
-from common.examples import BY_USUAL_NAMES, read_examples
+from common.examples import BY_USUAL_NAMES, Columns, read_examples
 from demo.messages import DEV
 from serve.cascade import CascadeSettings, confidence
 from serve.engine import Engine, Prediction
@@ -127,12 +127,18 @@ def test_without_the_teacher_the_student_has_answered_already(
         assert _metric(client, 'escalations_total{outcome="failed"}') == len(TEXTS)
 
 
+@pytest.mark.parametrize("column", [None, "utterance"])
 def test_a_target_is_fitted_on_dev_texts(
-    student_bundle: Path, teacher_bundle: Path, student: list[Prediction], teacher: list[Prediction], tmp_path: Path
+    column: str | None,
+    student_bundle: Path,
+    teacher_bundle: Path,
+    student: list[Prediction],
+    teacher: list[Prediction],
+    tmp_path: Path,
 ) -> None:
     dev = tmp_path / "dev.jsonl"
-    dev.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
-    cascade = CascadeSettings(target_agreement=1.0, dev=str(dev), budget=1)
+    dev.write_text("".join(json.dumps({column or "text": text}) + "\n" for text in TEXTS))
+    cascade = CascadeSettings(target_agreement=1.0, dev=str(dev), budget=1, columns=Columns(column))
     with TestClient(app_of(student_bundle, teacher=teacher_bundle, cascade=cascade)) as client:
         told = client.get("/v1/model").json()["cascade"]
         assert [output["label"] for output in _ask(client)] == [answer.label for answer in teacher]
