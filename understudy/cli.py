@@ -80,7 +80,7 @@ def main() -> NoReturn:
         code = 1
     except ModuleNotFoundError as error:
         extra = "ray" if error.name == "ray" else "train"
-        code = _fail(f"{error.name} is not installed: pip install 'understudy[{extra}]'", 1)
+        code = _fail(f"{error.name} is not installed: pip install '.[{extra}]' in Understudy's directory", 1)
     except MemoryError:
         code = _fail("out of memory", 1)
     except OSError as error:

@@ -138,5 +138,5 @@ def test_an_interruption_is_no_failing_load(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(InputError, match=r"understudy\[train\]"):
+    with pytest.raises(InputError, match=r"\.\[train\]"):
         read_hub_table("hub:name", "train")
