@@ -252,7 +252,8 @@ def _share(directory: Path) -> None:
     mask = _umask()
     directory.chmod(0o777 & ~mask)
     for path in directory.rglob("*"):
-        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
+        if not path.is_symlink():
+            path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
 
 
 def is_utf8(name: str) -> bool:

@@ -41,6 +41,9 @@ def write_result(
             try:
                 save_model(model, tokenizer, staging, max_length)
                 record.write(staging)
-            except SafetensorError as error:  # a full disk is no OSError to it
+            except Exception as error:
+                # A full disk is no OSError to safetensors, and a plain Exception to tokenizers.
+                if not isinstance(error, SafetensorError) and type(error) is not Exception:
+                    raise
                 raise WorkFailedError(f"{output} cannot be written ({first_line(error)}); {checkpoint}") from None
     launched().wait()

@@ -57,7 +57,8 @@ def only_used_words(model: PreTrainedModel, words: Iterable[int]) -> UsedWords |
     """Puts a `UsedWords` of `words` into `model`; None, with the model as it was, where that would not be the same.
 
     Args:
-        words: ids in the vocabulary. Padding is added to them.
+        words: ids that the tokenizer may give. Padding is added to them; tokens that it has beyond the model's
+            vocabulary are in no text, which is known by now.
     """
     try:
         table = model.get_input_embeddings()
@@ -67,7 +68,7 @@ def only_used_words(model: PreTrainedModel, words: Iterable[int]) -> UsedWords |
     if type(table) is not nn.Embedding or table.max_norm is not None or table.sparse or table.scale_grad_by_freq:
         return None
     padding = () if table.padding_idx is None else (table.padding_idx,)
-    used = UsedWords(table, torch.tensor(sorted({*words, *padding})))
+    used = UsedWords(table, torch.tensor(sorted(word for word in {*words, *padding} if word < table.num_embeddings)))
     model.set_input_embeddings(used)
     # Some other part of the model has the table too.
     if any(parameter is table.weight for parameter in model.parameters()):

@@ -66,6 +66,12 @@ def test_state_has_the_used_rows_alone() -> None:
     assert len(list(model.parameters())) == len(names)
 
 
+def test_tokens_that_the_model_has_not_are_left_out() -> None:
+    used = only_used_words(_small_bert(), {1, 2, VOCABULARY, VOCABULARY + 9})
+    assert used is not None
+    assert used.num_embeddings == 3, "and padding"
+
+
 def test_give_back() -> None:
     model = _small_bert()
     table = model.get_input_embeddings()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from safetensors import SafetensorError
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from common.errors import UnderstudyError
 from tests.conftest import INTENTS, make_model, messages, write_tsv
@@ -171,15 +171,21 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize(("saved", "kind"), [(PreTrainedModel, SafetensorError), (PreTrainedTokenizerBase, Exception)])
 def test_a_full_disk_when_the_model_is_written_is_one_line(
-    understudy: Run, bert_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    saved: type,
+    kind: type[Exception],
+    understudy: Run,
+    bert_base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "t.tsv").write_text(GOOD)
 
     def full(*_: object, **__: object) -> None:
-        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        raise kind("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(PreTrainedModel, "save_pretrained", full)
+    monkeypatch.setattr(saved, "save_pretrained", full)
     tables = ("--train", tmp_path / "t.tsv", "--dev", tmp_path / "t.tsv")
     result = understudy("finetune", *tables, "--model", bert_base, "--epochs", 1, "-o", tmp_path / "teacher")
     _one_line(result, 1, "teacher cannot be written (Error while serializing: I/O error: No space left on device")
