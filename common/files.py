@@ -100,9 +100,9 @@ def check_output(path: Path, *, directory: bool, overwrite: bool) -> None:
     check_names(path)
     if path.exists() and not path.is_file() and not path.is_dir():
         raise InputError(f"{path} is a pipe or a device: choose another output")
-    if directory and not is_utf8(path.name):
-        raise InputError(f"{path}: a model's or bundle's name must be valid UTF-8")
     path = resolved(path)
+    if directory and not is_utf8(str(path)):
+        raise InputError(f"{path}: the names of a model or bundle and of what it lies in must be valid UTF-8")
     parent = _nearest_parent(path)
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise InputError(f"{path} cannot be written: {parent} is no writable directory")
@@ -256,10 +256,10 @@ def _share(directory: Path) -> None:
             path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
 
 
-def is_utf8(name: str) -> bool:
-    """Whether the bytes of a file's name are UTF-8."""
+def is_utf8(path: str) -> bool:
+    """Whether the bytes of a file's path are UTF-8, which most libraries ask for."""
     try:
-        name.encode("utf-8")
+        path.encode("utf-8")
     except UnicodeEncodeError:
         return False
     return True

@@ -243,8 +243,10 @@ def test_a_directory_that_another_process_makes_meanwhile_is_used(
 
 def test_names_that_are_no_utf8(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9")
-    with pytest.raises(InputError, match="name must be valid UTF-8"):
-        check_output(tmp_path / name, directory=True, overwrite=False)
+    for path in (tmp_path / name, tmp_path / name / "out"):
+        with pytest.raises(InputError, match="must be valid UTF-8"):
+            check_output(path, directory=True, overwrite=False)
+        check_output(path, directory=False, overwrite=False)
     write_json(tmp_path / "record.json", {"made from": name})
     assert json.loads((tmp_path / "record.json").read_text(encoding="utf-8")) == {"made from": "caf?"}
 
