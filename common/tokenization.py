@@ -277,9 +277,10 @@ class TextEncoder:
         cut = tuple(kept) != parts
         return ((kept[0], kept[1]) if isinstance(text, tuple) else kept[0]), cut
 
-    def pad(self, encoded: Sequence[Encoded]) -> dict[str, NDArray[np.int64]]:
-        """`input_ids`, `attention_mask` and `token_type_ids`, each int64 `[batch, longest]`."""
-        longest = max(text.tokens for text in encoded)
+    def pad(self, encoded: Sequence[Encoded], length: int = 0) -> dict[str, NDArray[np.int64]]:
+        """`input_ids`, `attention_mask` and `token_type_ids`, each int64 `[batch, longest]`, or `[batch, length]` if
+        that is more."""
+        longest = max(length, *(text.tokens for text in encoded))
         ids = np.full((len(encoded), longest), self.pad_id, np.int64)
         types = np.full((len(encoded), longest), self.pad_type_id, np.int64)
         mask = np.zeros((len(encoded), longest), np.int64)

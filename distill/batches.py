@@ -88,8 +88,9 @@ def sorted_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int
 
 
 def model_inputs(
-    encoder: TextEncoder, encoded: Sequence[Encoded], names: Sequence[str], device: torch.device
+    encoder: TextEncoder, encoded: Sequence[Encoded], names: Sequence[str], device: torch.device, length: int = 0
 ) -> dict[str, Tensor]:
-    """A padded batch as the model takes it: each tensor int64 `[batch, longest]`."""
-    arrays = encoder.pad(encoded)
+    """A padded batch as the model takes it: each tensor int64 `[batch, longest]`, or `[batch, length]` where that is
+    more."""
+    arrays = encoder.pad(encoded, length)
     return {name: torch.from_numpy(np.ascontiguousarray(arrays[name])).to(device) for name in names}

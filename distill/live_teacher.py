@@ -13,6 +13,7 @@ from common.errors import InputError
 from distill.layer_map import evenly_spread
 from distill.relations import AttentionVectors
 from distill.settings import DistillationSettings
+from distill.training_pass import TrainingPass
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class LiveTeacher:
         Raises:
             InputError: the relations that are asked for do not exist between these two models.
         """
-        self._model = model.to(device).eval()
+        self._pass = TrainingPass(model.to(device).eval().requires_grad_(False), states=True)
         self.width = model.config.hidden_size
         depth = model.config.num_hidden_layers
         self.layers = evenly_spread(depth, settings.layers) if settings.hidden_weight else ()
@@ -58,10 +59,9 @@ class LiveTeacher:
 
     def __call__(self, batch: dict[str, Tensor]) -> TokenTargets:
         """The targets of a batch as the model takes it."""
-        device = batch["input_ids"].device
         with torch.no_grad():
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                states = self._model(**batch, output_hidden_states=True).hidden_states
+            states = self._pass(batch).hidden_states
+            assert states is not None
             return TokenTargets(
                 torch.stack([states[layer] for layer in self.layers], dim=1) if self.layers else None,
                 self._vectors(states) if self._vectors else None,

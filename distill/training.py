@@ -26,6 +26,7 @@ from distill.record import TrainingRecord
 from distill.run_state import RunState, run_identity
 from distill.settings import TrainingSettings
 from distill.training_data import TrainingData
+from distill.training_pass import TrainingPass
 from distill.used_words import decay_factor, only_used_words
 
 _EVALUATION_BATCH = 64
@@ -106,11 +107,12 @@ def fit(
         nn.ModuleList([model, objective]), settings, epoch_steps * settings.epochs
     )
     run = RunState(model, objective, optimizer, schedule, order, record, processes)
+    forward = TrainingPass(model, objective.needs_states)
     kept = processes.from_first(checkpoint.load(identity) if processes.is_first else None)
     if kept is not None:
         run.load_state_dict(kept)
     while run.epoch <= settings.epochs and not _stops_early(record, settings):
-        _train_epoch(run, data, settings, checkpoint)
+        _train_epoch(run, forward, data, settings, checkpoint)
         _score_epoch(run, data, settings, checkpoint)
         run.next_epoch()
     model.load_state_dict(run.best)
@@ -122,7 +124,9 @@ def fit(
         _say_if_no_better_than_the_mean(record.best["mse"], data.dev.targets)
 
 
-def _train_epoch(run: RunState, data: TrainingData, settings: TrainingSettings, checkpoint: Checkpoint) -> None:
+def _train_epoch(
+    run: RunState, forward: TrainingPass, data: TrainingData, settings: TrainingSettings, checkpoint: Checkpoint
+) -> None:
     """The steps of the epoch that `run` stands in, as far as they are not done."""
     model, objective, record, processes = run.model, run.objective, run.record, run.processes
     parameters = [*model.parameters(), *objective.parameters()]
@@ -137,10 +141,9 @@ def _train_epoch(run: RunState, data: TrainingData, settings: TrainingSettings, 
                 advance(len(rows))
                 continue
             own, share = processes.part(rows, lengths)
-            batch = model_inputs(data.encoder, [data.train.encoded[row] for row in own], names, device)
-            # fp16's range would need loss scaling; bf16 has float32's.
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                output = model(**batch, output_hidden_states=objective.needs_states)
+            length = forward.length(len(own), max(lengths[row] for row in own))
+            batch = model_inputs(data.encoder, [data.train.encoded[row] for row in own], names, device, length)
+            output = forward(batch)
             labelled = [row for row in own if row < len(targets)]
             terms = objective(output, batch, own, targets[labelled].to(device), share)
             sums = processes.sum(torch.stack([value.detach() for value in terms.values()]))

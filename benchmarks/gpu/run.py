@@ -81,6 +81,15 @@ def _engine_remark(result: Any) -> str:
     return f"{right} of {len(result['rows'])} right; {largest} texts: {'; '.join(told)}"
 
 
+def _training_remark(result: Any) -> str:
+    told = [
+        f"{row['layers']} layers, {row['length']} tokens {row['steps_per_s']['graphs']:,.0f} steps/s "
+        f"({row['gain']:.2f}× without)"
+        for row in result["rows"]
+    ]
+    return "; ".join(told)
+
+
 def _onnx_remark(result: Any) -> str:
     if result["reason"]:
         return str(result["reason"])
@@ -107,7 +116,8 @@ PARTS = (
     ),
     Part(
         "correctness",
-        (_PYTHON, "-m", "pytest", "-vv", "-rN", "-p", "no:cacheprovider", *_WORKERS, "tests/kernels/kernel_checks.py"),
+        (_PYTHON, "-m", "pytest", "-vv", "-rN", "-p", "no:cacheprovider", *_WORKERS, "tests/kernels/kernel_checks.py",
+         "tests/distill/test_training_pass.py"),
         100, read=read_tests, remark=_tests_remark,
         environment={"TRITON_INTERPRET": None, "PYTEST_ADDOPTS": None, "UNDERSTUDY_SOAK": "1"},
     ),
@@ -124,7 +134,7 @@ PARTS = (
         remark=_tiles_remark,
     ),
     Part(
-        "xlnet", (_PYTHON, "-m", "benchmarks.xlnet", "--json", "--length", "128", "512"), 45,
+        "xlnet", (_PYTHON, "-m", "benchmarks.xlnet", "--json", "--length", "128", "512"), 40,
         remark=_xlnet_remark, on_cpu=("--layers", "1", "--batch", "2", "--length", "16", "--rounds", "1"),
     ),
     Part(
@@ -132,7 +142,11 @@ PARTS = (
         remark=_engine_remark, on_cpu=("--layers", "1", "--width", "48", "--texts", "1", "3"),
     ),
     Part(
-        "onnx", (_PYTHON, "-m", "benchmarks.gpu.onnx"), 60,
+        "training", (_PYTHON, "-m", "benchmarks.gpu.training"), 30,
+        remark=_training_remark, on_cpu=("--layers", "1", "--width", "48", "--rows", "2", "--length", "16"),
+    ),
+    Part(
+        "onnx", (_PYTHON, "-m", "benchmarks.gpu.onnx"), 45,
         remark=_onnx_remark, on_cpu=("--device", "cpu", "--layers", "1", "--width", "48", "--texts", "1", "3"),
     ),
     Part(
