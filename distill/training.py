@@ -158,6 +158,8 @@ def _train_epoch(
                 if not math.isfinite(value):
                     raise _left_the_numbers(f"{what} is {value}", run, checkpoint, where=data.train.where(rows))
             record.steps.append({"step": run.step + 1, "lr": run.schedule.get_last_lr()[0], **values})
+            # Nothing of a pass may be alive where the next one is recorded.
+            del output, terms
             run.optimizer.step()
             run.schedule.step()
             run.batches += 1

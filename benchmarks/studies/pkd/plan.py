@@ -23,7 +23,7 @@ CONTROLS: dict[str, dict[str, Any]] = {
     f"{name}-teacher-start": {"method": name, "init": "teacher-skip"} for name in ("finetune", "kd", "pkd-skip")
 }
 
-BEST_EPOCHS, BEST_RATE = 1, 1.0
+BEST_RATE = 2e-4
 
 # MiniLM-L6-H384 on SST-2's dev rows as its authors publish it (Wang et al. 2020, arXiv 2002.10957).
 PUBLIC_TEACHER = ("SST-2", 0.915)
@@ -121,8 +121,7 @@ def settings_of(cell: Cell, plan: TaskPlan) -> DistillationSettings:
     """A cell's settings: its method's recipe, with the task's budget in place of the recipe's."""
     budget = {name: value for name, value in vars(plan.training).items() if name != "seed"}
     if cell.method == "best":
-        budget["epochs"] *= BEST_EPOCHS
-        budget["learning_rate"] *= BEST_RATE
+        budget["learning_rate"] = BEST_RATE
     # A student reads what its teacher reads.
     own = {**METHODS, **CONTROLS}[cell.method]
     return DistillationSettings.from_flat({**own, **budget, "layers": cell.layers, "seed": cell.seed})
