@@ -101,6 +101,8 @@ class TrainingPass:
         except RuntimeError as error:
             say(f"No more CUDA graphs of training passes, which go on without ({str(error).splitlines()[0]})")
             self._record = None
+            self._graphs.clear()
+            _renew_generator(self._device)
             return False
         return True
 
@@ -130,12 +132,24 @@ class _Recordable(nn.Module):
 
 
 class GraphRecorder:
-    """Records with CUDA. The graphs share a pool of memory, since a step ends before the next shape's begins."""
+    """Records with CUDA. The graphs share a pool of memory, since a step ends before the next shape's begins.
+
+    Nothing that an earlier pass gave may be alive while one is recorded: CUDA would be asked to wait for it.
+    """
 
     def __init__(self) -> None:
         self._pool: Any = torch.cuda.graph_pool_handle()
+        # Gradients are recorded on a stream of their own, of which PyTorch warns whoever did not mean it.
+        torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[..., tuple[Tensor, ...]]:
         """As `torch.cuda.make_graphed_callables`, for a module that has parameters which the pass does not use."""
         graphed: Any = torch.cuda.make_graphed_callables(module, inputs, allow_unused_input=True, pool=self._pool)
         return graphed
+
+
+def _renew_generator(device: torch.device) -> None:
+    """A recording that failed leaves the device's random numbers to graphs alone; nothing else could draw any."""
+    if device.type == "cuda":
+        generator = torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]
+        generator.graphsafe_set_state(generator.clone_state())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
-from distill.training_pass import LENGTHS, MAX_POSITIONS, RECORDABLE, TrainingPass
+from distill import training
+from distill.finetuning import finetune
+from distill.settings import TrainingSettings
+from distill.training_pass import LENGTHS, MAX_POSITIONS, RECORDABLE, PassOutput, TrainingPass
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
@@ -141,3 +146,32 @@ def test_what_cannot_be_recorded_goes_on_without(capsys: pytest.CaptureFixture[s
     told = "No more CUDA graphs of training passes, which go on without (CUDA out of memory.)\n"
     assert capsys.readouterr().out == told
     assert run.length(ROWS, 17) == 17
+
+
+@pytest.mark.skipif(not GPU, reason="needs a GPU")
+def test_after_a_recording_that_failed_dropout_goes_on() -> None:
+    model = make_model("bert", dropout=0.5)
+    waits = model.classifier.register_forward_hook(lambda *_: torch.zeros(1, device=DEVICE).item())
+    run, batch = TrainingPass(model, states=False), make_batch(0)
+    answers = [run(batch).logits.detach().clone() for _ in range(4)]
+    waits.remove()
+    assert not run._graphs
+    assert all(not torch.equal(a, b) for number, a in enumerate(answers) for b in answers[:number])
+
+
+def test_training_keeps_nothing_of_a_pass_for_the_next(
+    bert_base: Path, small_tables: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[weakref.ref[Tensor]] = []
+
+    class Watched(TrainingPass):
+        def __call__(self, batch: dict[str, Tensor]) -> PassOutput:
+            assert not any(reference() is not None for reference in passes)
+            output = super().__call__(batch)
+            passes.append(weakref.ref(output.logits))
+            return output
+
+    monkeypatch.setattr(training, "TrainingPass", Watched)
+    train, dev = map(str, small_tables)
+    finetune(str(bert_base), train, dev, tmp_path / "out", TrainingSettings(epochs=2, max_length=64))
+    assert len(passes) > 4

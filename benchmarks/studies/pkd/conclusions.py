@@ -109,7 +109,7 @@ def _start_and_losses(tasks: Sequence[TaskSummary], depth: int) -> Iterator[str]
     pairs = (("best", "pkd-skip"), ("kd-teacher-start", "kd"), ("best", "kd-teacher-start"))
     said = list(_links(tasks, depth, pairs))
     if said:
-        yield f"**best, its start and its losses, {depth} layers**: {'; '.join(said)}."
+        yield f"**best, its start, losses and rate, {depth} layers**: {'; '.join(said)}."
 
 
 def _links(tasks: Sequence[TaskSummary], depth: int, pairs: Sequence[tuple[str, str]]) -> Iterator[str]:

@@ -23,6 +23,7 @@ CONTROLS: dict[str, dict[str, Any]] = {
     f"{name}-teacher-start": {"method": name, "init": "teacher-skip"} for name in ("finetune", "kd", "pkd-skip")
 }
 
+# Of `best`, in every task: on held-out parts it was better than half of it where that was tried (docs/distillation.md).
 BEST_RATE = 2e-4
 
 # MiniLM-L6-H384 on SST-2's dev rows as its authors publish it (Wang et al. 2020, arXiv 2002.10957).
@@ -40,7 +41,8 @@ class TaskPlan:
         train, dev: files in the data directory; without `dev` it is cut off train.
         columns: which columns hold what.
         metric: picks epochs and is reported.
-        training: of the teachers, and of all of their students: the same epochs, rate and batch for every method.
+        training: of the teachers, and of all of their students: the same epochs, rate and batch for every method, but
+            for the rate of `best`.
         tried: what else there is for the part held out of train to choose `training` from.
         train_rows: how many rows of train a fixed slice has; None takes all.
         seeds: of the students, each with a teacher of its own.

@@ -15,6 +15,7 @@ from benchmarks.studies.pkd import tables
 from benchmarks.studies.pkd.conclusions import conclusions
 from benchmarks.studies.pkd.data import DEV_SHARE, HOLDOUT_SHARE, prepare
 from benchmarks.studies.pkd.plan import (
+    BEST_RATE,
     CONTROLS,
     DEPTHS,
     METHODS,
@@ -94,12 +95,14 @@ def _method(tasks: Sequence[TaskSummary]) -> Iterator[str]:
         "every model's epoch and the teacher's settings; teachers and students learn from the rest; dev chooses "
         "nothing. Training rows with the words of a dev row are left out. Banking77 has no dev rows: "
         f"{100 * DEV_SHARE:.0f} % of its rows are cut off, stratified, with a fixed seed. CLINC150's dev is its `val`.",
-        "- **Budget.** Epochs, learning rate, batch and length are one set a task, the teacher's, for all methods; "
-        f"T, α and β are each method's recipe ({_recipe('pkd-skip')}; best: {_recipe('best')}).",
+        "- **Budget.** Epochs, batch, length and learning rate are one set a task, the teacher's, for all methods, but "
+        f"that best learns at {BEST_RATE:g} everywhere; T, α and β are each method's recipe ({_recipe('pkd-skip')}; "
+        f"best: {_recipe('best')}).",
         "- **Start.** finetune, kd, pkd-last and pkd-skip start from the first k layers of the pre-trained model, as "
         "in the paper; best starts from every n/k-th layer of the teacher, head included. So best against them tells "
-        "of start and losses together. The `-teacher-start` rows are the same methods from best's start: best against "
-        "kd-teacher-start tells of its losses alone, kd-teacher-start against kd of the start alone.",
+        "of start, losses and, where the teacher's rate is another, of the rate together. The `-teacher-start` rows "
+        "are the same methods from best's start: best against kd-teacher-start tells of its losses and rate, "
+        "kd-teacher-start against kd of the start alone.",
         f"- **Intervals** are of {100 * CONFIDENCE:.0f} %, by {RESAMPLES:,} bootstrap resamples of the examples and "
         "Student's t over seeds; with one seed over examples alone. `3×` is the number of seeds. Differences are "
         "paired over seeds and examples, in points of the metric; Holm's p allows for all rows of the table. In a "
