@@ -1,4 +1,4 @@
-"""Where a training run stands, kept beside its output: a killed run goes on from there, with the same bits."""
+"""Where a training run stands, kept beside its output: a killed run goes on from there, on CPU with the same bits."""
 
 from __future__ import annotations
 

@@ -213,7 +213,7 @@ def predict(
 
 
 def make_repeatable(seed: int) -> None:
-    """Seeds torch and keeps to kernels that give the same bits each time."""
+    """Seeds torch and keeps to kernels that give the same bits each time, where there are such, as on CPU."""
     torch.manual_seed(seed)
     if torch.cuda.is_available():
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

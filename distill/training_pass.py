@@ -7,7 +7,9 @@ so that each shape of batch needs one of its own: texts are padded to one of a f
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from common.progress import say
+from common.errors import WorkFailedError, first_line
+from common.tokenization import max_positions
 
 # Each at most half as much again as the one before, so that little is computed in vain.
 LENGTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256)
@@ -23,9 +26,17 @@ LENGTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256)
 MAX_POSITIONS = 8_192
 # Their passes neither ask the GPU for an answer nor copy from the CPU's memory, neither of which can be recorded.
 RECORDABLE = ("bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta")
+# Set to 0, it has no graphs recorded.
+SWITCH = "UNDERSTUDY_CUDA_GRAPHS"
 
-# Records a module's passes, forward and backward, over tensors of the shapes given; returns what repeats them.
-Recorder = Callable[[nn.Module, tuple[Tensor, ...]], Callable[..., tuple[Tensor, ...]]]
+# How often a shape comes before it is recorded: an epoch's last batch comes too seldom to be worth it.
+_BEFORE = 3
+# Of a GPU's memory, for the gradients that graphs hold, a set each.
+_SHARE = 1 / 8
+
+Graph = Callable[..., tuple[Tensor, ...]]
+# Records a module's passes, forward and backward, over tensors of the shapes given; None where it has no room.
+Recorder = Callable[[nn.Module, tuple[Tensor, ...]], Graph | None]
 
 
 class PassOutput(NamedTuple):
@@ -54,14 +65,14 @@ class TrainingPass:
             record: makes graphs; by default CUDA's on a GPU, and none elsewhere.
             graphs: False has none in any case.
         """
-        self._model = model
-        self._states = states
-        self._device = next(model.parameters()).device
-        if record is None and graphs and self._device.type == "cuda" and model.config.model_type in RECORDABLE:
+        self._pass = _Pass(model, states)
+        self._limit = max_positions(model.config.to_dict())
+        graphs = graphs and os.environ.get(SWITCH) != "0" and model.config.model_type in RECORDABLE
+        if record is None and graphs and self._pass.device.type == "cuda":
             record = GraphRecorder()
         self._record = record
-        self._seen: set[torch.Size] = set()
-        self._graphs: dict[torch.Size, Callable[..., tuple[Tensor, ...]]] = {}
+        self._seen: Counter[torch.Size] = Counter()
+        self._graphs: dict[torch.Size, Graph] = {}
 
     def length(self, rows: int, longest: int) -> int:
         """To how many positions a batch is best padded.
@@ -72,62 +83,80 @@ class TrainingPass:
         place = bisect_left(LENGTHS, longest)
         if self._record is None or place == len(LENGTHS) or rows * LENGTHS[place] > MAX_POSITIONS:
             return longest
-        limit = getattr(self._model.config, "max_position_embeddings", None)
-        return LENGTHS[place] if limit is None or LENGTHS[place] < limit else longest
+        return LENGTHS[place] if self._limit is None or LENGTHS[place] <= self._limit else longest
 
     def __call__(self, batch: dict[str, Tensor]) -> PassOutput:
         """The model's answer to a batch, in bfloat16 where it runs on a GPU.
 
         Args:
             batch: the model's inputs, each `[batch, length]`.
+
+        Raises:
+            WorkFailedError: a graph could not be recorded.
         """
         shape = batch["input_ids"].shape
         if shape not in self._graphs and not self._recorded(shape, batch):
-            return self._eager(batch)
+            return self._pass(batch)
         logits, *states = self._graphs[shape](*batch.values())
         return PassOutput(logits, tuple(states) or None)
 
     def _recorded(self, shape: torch.Size, batch: dict[str, Tensor]) -> bool:
-        """Whether there is a graph of this shape now: it is recorded when a shape comes a second time."""
+        """Whether there is a graph of this shape now."""
         if self._record is None or shape[1] not in LENGTHS or shape.numel() > MAX_POSITIONS:
             return False
-        if shape not in self._seen:
-            self._seen.add(shape)
+        self._seen[shape] += 1
+        if self._seen[shape] != _BEFORE + 1:
             return False
         # The graph writes each batch into the tensors that it is recorded with.
-        own = tuple(value.clone() for value in batch.values())
+        own = {name: value.clone() for name, value in batch.items()}
+        # Without any padding, kernels that know of it would be loaded while recording, which not all can be.
+        own["attention_mask"][:, -1] = 0
         try:
-            self._graphs[shape] = self._record(_Recordable(self, tuple(batch)), own)
-        except RuntimeError as error:
-            say(f"No more CUDA graphs of training passes, which go on without ({str(error).splitlines()[0]})")
-            self._record = None
-            self._graphs.clear()
-            _renew_generator(self._device)
-            return False
-        return True
+            graph = self._record(_Recordable(self._pass, tuple(own)), tuple(own.values()))
+        except (RuntimeError, AssertionError) as error:
+            # PyTorch's allocator and random numbers are of no more use now.
+            raise WorkFailedError(
+                f"a training pass could not be recorded as a CUDA graph ({first_line(error.__context__ or error)}): "
+                f"with {SWITCH}=0 in the environment the same command goes on without graphs"
+            ) from error
+        if graph is not None:
+            self._graphs[shape] = graph
+        return graph is not None
 
-    def _eager(self, batch: dict[str, Tensor], cached: bool = True) -> PassOutput:
+
+class _Pass:
+    """One pass of a model, kernel by kernel."""
+
+    def __init__(self, model: PreTrainedModel, states: bool):
+        self.model = model
+        self.device = next(model.parameters()).device
+        self._states = states
+
+    def __call__(self, batch: dict[str, Tensor], cached: bool = True) -> PassOutput:
+        """
+        Args:
+            cached: whether weights in bfloat16 are kept until the pass ends.
+        """
+        kind = self.device.type
         # fp16's range would need loss scaling; bf16 has float32's.
-        with torch.autocast(
-            self._device.type, torch.bfloat16, enabled=self._device.type == "cuda", cache_enabled=cached
-        ):
-            output: Any = self._model(**batch, output_hidden_states=self._states)
+        with torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda", cache_enabled=cached):
+            output: Any = self.model(**batch, output_hidden_states=self._states)
         return PassOutput(output.logits, output.hidden_states if self._states else None)
 
 
 class _Recordable(nn.Module):
     """A pass as recorders take it: a module whose inputs and outputs are tensors."""
 
-    def __init__(self, training_pass: TrainingPass, names: tuple[str, ...]):
+    def __init__(self, run: _Pass, names: tuple[str, ...]):
         super().__init__()
-        self.model = training_pass._model
-        self._pass = training_pass
+        self.model = run.model
+        self._run = run
         self._names = names
         self.training = self.model.training
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        # Weights in bfloat16 that were kept from one pass would be old ones in the next.
-        output = self._pass._eager(dict(zip(self._names, inputs, strict=True)), cached=False)
+        # Weights that were kept from one pass would be old ones in the next.
+        output = self._run(dict(zip(self._names, inputs, strict=True)), cached=False)
         return (output.logits, *(output.hidden_states or ()))
 
 
@@ -139,17 +168,18 @@ class GraphRecorder:
 
     def __init__(self) -> None:
         self._pool: Any = torch.cuda.graph_pool_handle()
+        self._gradients = 0
         # Gradients are recorded on a stream of their own, of which PyTorch warns whoever did not mean it.
         torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
 
-    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[..., tuple[Tensor, ...]]:
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Graph | None:
         """As `torch.cuda.make_graphed_callables`, for a module that has parameters which the pass does not use."""
-        graphed: Any = torch.cuda.make_graphed_callables(module, inputs, allow_unused_input=True, pool=self._pool)
-        return graphed
-
-
-def _renew_generator(device: torch.device) -> None:
-    """A recording that failed leaves the device's random numbers to graphs alone; nothing else could draw any."""
-    if device.type == "cuda":
-        generator = torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]
-        generator.graphsafe_set_state(generator.clone_state())
+        own = sum(parameter.nbytes for parameter in module.parameters() if parameter.requires_grad)
+        _, memory = torch.cuda.mem_get_info(inputs[0].device)
+        if self._gradients + own > _SHARE * memory:
+            return None
+        torch.cuda.make_graphed_callables(module, inputs, allow_unused_input=True, pool=self._pool)
+        self._gradients += own
+        # Left where it is, it would keep the module and itself alive.
+        graph: Graph = vars(module).pop("forward")
+        return graph

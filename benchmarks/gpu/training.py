@@ -23,7 +23,7 @@ from distill.settings import TrainingSettings
 from distill.training import optimizer_and_schedule
 from distill.training_pass import TrainingPass
 
-TURNS = 15
+TURNS = 10
 # Steps of one turn, and turns at the start that are not timed: they record the graphs.
 STEPS, WARM_UP = 10, 2
 
@@ -84,7 +84,7 @@ def measure(size: Size, rows: int, length: int, device: torch.device) -> dict[st
 def main(given: Sequence[str] | None = None) -> None:
     """Measures every size and length."""
     parser = argparse.ArgumentParser(description="training steps with CUDA graphs and without")
-    parser.add_argument("--layers", type=int, nargs="+", default=[3, 6, 12])
+    parser.add_argument("--layers", type=int, nargs="+", default=[3, 6])
     parser.add_argument("--width", type=int, default=384)
     parser.add_argument("--rows", type=int, default=32, help="a batch")
     parser.add_argument("--length", type=int, nargs="+", default=[24, 128])
