@@ -137,7 +137,11 @@ class TextTable:
                     fields = next(reader, None)
                 except csv.Error as error:
                     reason = str(error)
-                    if "field larger" in reason or "unexpected end" in reason:
+                    if "field larger" in reason:
+                        reason = (
+                            f"a field of more than {MAX_FIELD_CHARACTERS:,} characters, or a quotation mark left open"
+                        )
+                    elif "unexpected end" in reason:
                         reason = "a quotation mark is left open"
                     elif "new-line character" in reason:
                         reason = "a carriage return stands outside quotation marks"

@@ -85,7 +85,8 @@ def test_an_endless_quoted_field_is_refused_where_it_begins(tmp_path: Path) -> N
         message = refusal(put(tmp_path, "a.csv", 'a,b\n1,2\n"3\n' + "4,5\n" * 500))
     finally:
         csv.field_size_limit(limit)
-    assert "line 3: not valid CSV: a quotation mark is left open" in message
+    assert "line 3: not valid CSV: a field of more than" in message
+    assert message.endswith("or a quotation mark left open")
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "parquet"])
