@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import json
+import shutil
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +12,15 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from common.errors import WorkFailedError
-from distill import training
+from distill import live_teacher, training
+from distill.distillation import distill
 from distill.finetuning import finetune
-from distill.settings import TrainingSettings
+from distill.settings import DistillationSettings, TrainingSettings
 from distill.training_pass import LENGTHS, MAX_POSITIONS, RECORDABLE, PassOutput, TrainingPass
 
 GPU = torch.cuda.is_available()
@@ -200,3 +204,34 @@ def test_training_keeps_nothing_of_a_pass_for_the_next(
     train, dev = map(str, small_tables)
     finetune(str(bert_base), train, dev, tmp_path / "out", TrainingSettings(epochs=2, max_length=64))
     assert len(passes) > 4
+
+
+@pytest.mark.parametrize("method", ["finetune", "pkd-skip", "best"])
+def test_a_student_from_graphs_is_the_one_from_no_graphs(
+    method: str, bert_teacher: Path, small_tables: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Apart from rounding, and from dropout, which would be drawn for the padding too."""
+    teacher = tmp_path / "teacher"
+    shutil.copytree(bert_teacher, teacher)
+    config = json.loads((teacher / "config.json").read_text())
+    dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (teacher / "config.json").write_text(json.dumps({**config, **dropout}))
+    train, dev = map(str, small_tables)
+    own = TrainingSettings(epochs=6, learning_rate=1e-3, max_length=64, batch_size=16)
+    chosen = DistillationSettings(layers=2, method=method, init="teacher-skip", training=own)
+    weights = []
+    for graphs in (True, False):
+        made: list[TrainingPass] = []
+
+        def make(model: PreTrainedModel, states: bool, made: Any = made, graphs: Any = graphs) -> TrainingPass:
+            made.append(TrainingPass(model, states, own_recorder if graphs else None, graphs=graphs))
+            return made[-1]
+
+        for module in (training, live_teacher):
+            monkeypatch.setattr(module, "TrainingPass", make)
+        distill(str(teacher), train, dev, tmp_path / str(graphs), chosen)
+        assert all(bool(run._graphs) == graphs for run in made)
+        assert len(made) == (2 if method == "best" else 1)
+        weights.append(load_file(tmp_path / str(graphs) / "model.safetensors"))
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weight, weights[1][name], rtol=0, atol=5e-2 if GPU else 2e-5, msg=name)
