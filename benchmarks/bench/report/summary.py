@@ -150,6 +150,6 @@ def _costs(results: Results) -> Iterator[Row]:
     yield row("peak memory", lambda cost: cost.peak_memory_bytes, MEGABYTES)
     yield row("start-up", lambda cost: cost.start_up_s, SECONDS)
     yield "work for a text", [exact(cost.flops_per_text if cost else None, GIGAFLOPS) for cost in costs]
-    yield row("of the machine's peak", lambda cost: cost.roofline_share, percent)
+    yield row("of float32's peak", lambda cost: cost.roofline_share, percent)
     yield row("core-seconds for a million texts", lambda cost: cost.core_seconds_per_million)
     yield row("price of a million texts", lambda cost: cost.price_per_million)
