@@ -104,7 +104,7 @@ TASKS = {
     for plan in (
         _plan("SICK-NLI", _PAIR, (6, 1e-4, 32), [(6, 5e-5, 32)], targets={3: 0.975}),
         _plan("CoLA", _SENTENCE, (6, 5e-5, 32), [(6, 1e-4, 32)], "matthews", targets={3: 0.96}),
-        _plan("RTE", _PAIR, (8, 1e-4, 16), [(8, 5e-5, 16)], targets={3: 0.96}),
+        _plan("RTE", _PAIR, (8, 5e-5, 16), [(8, 1e-4, 16)], targets={3: 0.96}),
         _plan("MRPC", _PAIR, (8, 5e-5, 16), [(8, 1e-4, 16)], targets={3: 0.975}),
         _plan("Banking77", _TEXT, (8, 2e-4, 32), [(8, 1e-4, 32)], dev=None, targets=_SERVED),
         _plan("CLINC150", _TEXT, (8, 2e-4, 32), [(8, 1e-4, 32)], dev="CLINC150/val.tsv", targets=_SERVED),

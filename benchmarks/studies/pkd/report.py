@@ -63,7 +63,7 @@ def _lines(tasks: Sequence[TaskSummary]) -> Iterator[str]:
         "",
         "Made by `python -m benchmarks.studies.pkd.report` from the rows in `benchmarks/results/pkd_study`; "
         "`make study` adds rows. A small model leaves most of a GPU idle: there WORKERS is best the number of cores, "
-        "with NVIDIA's MPS running.",
+        "with NVIDIA's MPS running; a worker takes up to 4.3 GB of the GPU's memory.",
         "",
         f"{tables.progress(tasks, METHODS)} cells are there, and {tables.progress(tasks, CONTROLS)} of the controls "
         "(the methods from the teacher's layers). A cell is one student: a task, a depth, a method and a seed.",
