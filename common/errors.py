@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
 
@@ -114,6 +115,29 @@ def first_line(error: BaseException) -> str:
     """What an error of a library says, as it may stand in a one-line message."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+# PyTorch's, on a GPU and elsewhere, cuBLAS's and ONNX Runtime's. None has a class of its own that stands for all, and
+# to look for theirs would load them.
+_SHORTAGES = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "ALLOC_FAILED",
+    "Failed to allocate memory",
+)
+_SIZES = re.compile(r"tried to allocate [\d.]+ \w+(\. GPU \d+ has [^.]*\.\d+ \w+ of which [\d.]+ \w+ is free)?", re.I)
+
+
+def memory_shortage(error: BaseException) -> str | None:
+    """What an error says of memory that ran out, where that is what it is of; None where it is not."""
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    if not any(words in str(error) for words in _SHORTAGES):
+        return None
+    sizes = _SIZES.search(str(error))
+    told = sizes[0].replace("Tried", "tried") if sizes else first_line(error)
+    return f"out of memory ({told}): fewer or shorter texts at a time take less (--batch-size, --max-length)"
 
 
 def shown(value: object, limit: int = 60) -> str:

@@ -21,7 +21,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import typer
 
-from common.errors import UnderstudyError
+from common.errors import UnderstudyError, memory_shortage
 from common.progress import stderr
 from understudy import (
     bench_command,
@@ -81,15 +81,16 @@ def main() -> NoReturn:
     except ModuleNotFoundError as error:
         extra = "ray" if error.name == "ray" else "train"
         code = _fail(f"{error.name} is not installed: pip install '.[{extra}]' in Understudy's directory", 1)
-    except MemoryError:
-        code = _fail("out of memory", 1)
     except OSError as error:
         code = _fail(_explain(error), 1)
     except Exception as error:
-        if not _is_usage_error(error):
+        if (shortage := memory_shortage(error)) is not None:
+            code = _fail(shortage, 1)
+        elif _is_usage_error(error):
+            error.show()  # type: ignore[attr-defined]
+            code = 2
+        else:
             raise
-        error.show()  # type: ignore[attr-defined]
-        code = 2
     sys.exit(code)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -237,6 +238,49 @@ def test_help_is_exit_code_0(understudy: Run) -> None:
         result = understudy(*command.split(), "--help")
         assert result.code == 0
         assert "Usage" in result.out
+
+
+_CUDA = (
+    "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 79.18 GiB of which 10.19 MiB is "
+    "free. Process 805 has 66.00 MiB memory in use. If reserved but unallocated memory is large try setting\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("shortage", "told"),
+    [
+        # PyTorch's own error of a CPU: more than any machine can address.
+        (lambda: torch.empty(1 << 50), "out of memory (tried to allocate 4503599627370496 bytes): fewer or shorter"),
+        (
+            lambda: _raise(torch.OutOfMemoryError(_CUDA)),
+            "out of memory (tried to allocate 20.00 MiB. GPU 0 has a total capacity of 79.18 GiB of which 10.19 MiB is "
+            "free): fewer or shorter texts at a time take less (--batch-size, --max-length)",
+        ),
+        (
+            lambda: _raise(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")),
+            "out of memory (CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`): fewer",
+        ),
+        (lambda: _raise(MemoryError()), "out of memory"),
+    ],
+)
+def test_memory_that_runs_out_in_training_is_one_line(
+    shortage: Callable[[], Any],
+    told: str,
+    understudy: Run,
+    bert_base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "t.tsv").write_text(GOOD)
+    monkeypatch.setattr("distill.training.TrainingPass.__call__", lambda *_: shortage())
+    tables = ("--train", tmp_path / "t.tsv", "--dev", tmp_path / "t.tsv")
+    result = understudy("finetune", *tables, "--model", bert_base, "--epochs", 1, "-o", tmp_path / "teacher")
+    _one_line(result, 1, told)
+    assert [path.name for path in tmp_path.iterdir()] == ["t.tsv"]
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 def test_an_interrupt_says_so_and_leaves_nothing(
