@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.errors import InputError, WorkFailedError
+from common.errors import InputError, WorkFailedError, memory_shortage
 from common.examples import BY_USUAL_NAMES, Columns, read_examples
 from common.files import sha256
 from common.labels import Task
@@ -144,10 +144,13 @@ def _rows(
                     try:
                         with told_to(table.listen):
                             row = run(settings, setting, results)
-                    except InputError as error:
+                    except (InputError, RuntimeError, MemoryError) as error:
+                        told = str(error) if isinstance(error, InputError) else memory_shortage(error)
+                        if told is None:
+                            raise
                         # What no check before the first run found is no reason to lose the others; it is not kept,
                         # since it may lie in the machine, so that the same command tries once more.
-                        row = Row(row_key(settings, results), settings.describe(), failed=str(error))
+                        row = Row(row_key(settings, results), settings.describe(), failed=told)
                     if row.failed or not keep_students:
                         discard_student(results, row.key)
                     table.end(row)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from common.errors import InputError, WorkFailedError
 from common.statistics import t_interval
@@ -271,8 +272,21 @@ def test_with_a_holdout_no_run_learns_from_dev_texts(
     assert record["data"]["unlabelled"]["in_dev"] == len(texts)
 
 
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (InputError("these do not go together"), "these do not go together"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has"), "out of memory (tried"),
+    ],
+)
 def test_a_run_that_cannot_be_made_is_a_row_and_the_others_go_on(
-    bert_teacher: Path, small_tables: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fault: Exception,
+    told: str,
+    bert_teacher: Path,
+    small_tables: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     from distill.sweep import runs
 
@@ -280,7 +294,7 @@ def test_a_run_that_cannot_be_made_is_a_row_and_the_others_go_on(
 
     def refusing(*arguments: Any, **options: Any) -> Any:
         if arguments[4].method == "finetune":
-            raise InputError("these do not go together")
+            raise fault
         return real(*arguments, **options)
 
     monkeypatch.setattr(runs, "distill", refusing)
@@ -289,6 +303,7 @@ def test_a_run_that_cannot_be_made_is_a_row_and_the_others_go_on(
     summary = sweep(space, str(bert_teacher), *map(str, small_tables), tmp_path / "out")
     assert [(row["settings"]["method"], row["failed"]) for row in rows(tmp_path / "out")] == [("kd", None)]
     assert (summary.failed, len(summary.outcomes)) == (1, 1)
+    assert f"failed: {told}" in capsys.readouterr().out
     monkeypatch.setattr(runs, "distill", real)
     again = sweep(space, str(bert_teacher), *map(str, small_tables), tmp_path / "out")
     assert (again.failed, len(again.outcomes)) == (0, 2)
