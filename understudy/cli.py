@@ -84,11 +84,11 @@ def main() -> NoReturn:
     except OSError as error:
         code = _fail(_explain(error), 1)
     except Exception as error:
-        if (shortage := memory_shortage(error)) is not None:
-            code = _fail(shortage, 1)
-        elif _is_usage_error(error):
+        if _is_usage_error(error):
             error.show()  # type: ignore[attr-defined]
             code = 2
+        elif (shortage := memory_shortage(error)) is not None:
+            code = _fail(shortage, 1)
         else:
             raise
     sys.exit(code)
