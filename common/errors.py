@@ -119,12 +119,8 @@ def first_line(error: BaseException) -> str:
 
 # PyTorch's, on a GPU and elsewhere, cuBLAS's and ONNX Runtime's. None has a class of its own that stands for all, and
 # to look for theirs would load them.
-_SHORTAGES = (
-    "out of memory",
-    "can't allocate memory",
-    "not enough memory",
-    "ALLOC_FAILED",
-    "Failed to allocate memory",
+_SHORTAGES = re.compile(
+    "out of memory|(can't|cannot|failed to) allocate memory|not enough memory|ALLOC_FAILED|bad_alloc", re.I
 )
 _SIZES = re.compile(r"tried to allocate [\d.]+ \w+(\. GPU \d+ has [^.]*\.\d+ \w+ of which [\d.]+ \w+ is free)?", re.I)
 
@@ -133,11 +129,11 @@ def memory_shortage(error: BaseException) -> str | None:
     """What an error says of memory that ran out, where that is what it is of; None where it is not."""
     if isinstance(error, MemoryError):
         return "out of memory"
-    if not any(words in str(error) for words in _SHORTAGES):
+    if not _SHORTAGES.search(str(error)):
         return None
     sizes = _SIZES.search(str(error))
     told = sizes[0].replace("Tried", "tried") if sizes else first_line(error)
-    return f"out of memory ({told}): fewer or shorter texts at a time take less (--batch-size, --max-length)"
+    return f"out of memory ({told}): a smaller batch, or a lower length limit, takes less"
 
 
 def shown(value: object, limit: int = 60) -> str:

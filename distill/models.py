@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, normalizers, pre_tokenizers
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
-from common.errors import InputError, first_line
+from common.errors import InputError, first_line, memory_shortage
 from common.files import read_json, write_json
 from common.labels import Task
 from common.progress import say
@@ -258,6 +258,8 @@ def _load(source: Source, config: Any) -> tuple[PreTrainedModel, frozenset[str]]
             output_loading_info=True,
         )
     except Exception as error:
+        if memory_shortage(error) is not None:
+            raise
         raise InputError(f"{source.path} is no text classifier that can be loaded: {first_line(error)}") from None
     mismatched = {entry if isinstance(entry, str) else entry[0] for entry in report["mismatched_keys"]}
     return prepared(model), frozenset(report["missing_keys"]) | mismatched

@@ -23,11 +23,13 @@ def test_what_is_not_of_memory_is_not_told_as_such(error: Exception) -> None:
 def test_shortages_are_told_with_the_sizes_that_the_library_names() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 50)
-    advice = ": fewer or shorter texts at a time take less (--batch-size, --max-length)"
+    advice = ": a smaller batch, or a lower length limit, takes less"
     assert memory_shortage(caught.value) == f"out of memory (tried to allocate {1 << 52} bytes){advice}"
     assert memory_shortage(RuntimeError("CUDA error: out of memory\nmore")) == (
         f"out of memory (CUDA error: out of memory){advice}"
     )
+    mapped = "unable to mmap 1024 bytes from file <weights>: Cannot allocate memory (12)"
+    assert memory_shortage(RuntimeError(mapped)) == f"out of memory ({mapped}){advice}"
     assert memory_shortage(MemoryError()) == "out of memory"
 
 

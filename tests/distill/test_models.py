@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from common.errors import InputError
 from common.files import read_json, write_json
 from common.tokenization import TextEncoder
-from distill.models import load_config, load_tokenizer, make_encoder, save_tokenizer
+from distill.models import load_classifier, load_config, load_tokenizer, make_encoder, save_tokenizer
 from distill.sources import find_model
 from tests.conftest import make_model
 
@@ -124,3 +126,16 @@ def test_the_settings_beside_the_file_say_whether_case_matters(tmp_path: Path) -
         )
         backend = load_tokenizer(find_model(str(source))).backend_tokenizer
         assert (backend.normalizer.normalize_str("ABC") == "abc") is lower
+
+
+def test_memory_that_does_not_hold_a_model_is_not_the_models_fault(
+    bert_teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = find_model(str(bert_teacher))
+    loading = "from_pretrained"
+    monkeypatch.setattr(AutoModelForSequenceClassification, loading, lambda *_, **__: torch.empty(1 << 50))
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        load_classifier(source, load_config(source))
+    monkeypatch.setattr(AutoModelForSequenceClassification, loading, lambda *_, **__: 1 / 0)
+    with pytest.raises(InputError, match="is no text classifier that can be loaded: division by zero"):
+        load_classifier(source, load_config(source))

@@ -250,15 +250,15 @@ _CUDA = (
     ("shortage", "told"),
     [
         # PyTorch's own error of a CPU: more than any machine can address.
-        (lambda: torch.empty(1 << 50), "out of memory (tried to allocate 4503599627370496 bytes): fewer or shorter"),
+        (lambda: torch.empty(1 << 50), "out of memory (tried to allocate 4503599627370496 bytes): a smaller batch"),
         (
             lambda: _raise(torch.OutOfMemoryError(_CUDA)),
             "out of memory (tried to allocate 20.00 MiB. GPU 0 has a total capacity of 79.18 GiB of which 10.19 MiB is "
-            "free): fewer or shorter texts at a time take less (--batch-size, --max-length)",
+            "free): a smaller batch, or a lower length limit, takes less",
         ),
         (
             lambda: _raise(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")),
-            "out of memory (CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`): fewer",
+            "out of memory (CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`): a ",
         ),
         (lambda: _raise(MemoryError()), "out of memory"),
     ],
